@@ -1,0 +1,185 @@
+"""torch → ONNX, OpenVINO, TFLite: `export` writes a bundle whose every file was run and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from torch import nn
+
+from edgekit import bundle as bundles
+from edgekit import registry
+from edgekit.bundle import Bundle
+from edgekit.errors import ExportError
+from edgekit.exporters import parity
+from edgekit.exporters.graphs import Exporter, Graph
+from edgekit.exporters.sources import Source, from_module
+from edgekit.manifest import Component, Golden, Manifest, Task, Variant
+from edgekit.tensors import Array
+
+FORMATS = ("onnx", "openvino", "tflite")
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "litert-torch", "ai-edge-litert", "torchao")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a bundle says of itself, and how it is made.
+
+    `buckets` are the sizes of the free dimensions, one .tflite file for each; `tolerance` is the largest
+    absolute error from PyTorch that an fp32 file may have; `progress` is told each step.
+    """
+
+    formats: Sequence[str] = FORMATS
+    buckets: Sequence[Mapping[str, int]] = ()
+    tolerance: float = 1e-4
+    task: Task | None = None
+    summary: str = ""
+    licence: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    progress: Callable[[str], None] = lambda step: None
+
+
+def export(
+    source: Source | nn.Module,
+    out: str | Path,
+    example_inputs: Sequence[Array] = (),
+    *,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    options: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+) -> Bundle:
+    """Export a PyTorch module to a bundle at the folder `out`, each file run in its engine and compared.
+
+    Args:
+        source: a module, or a Source that describes one more closely.
+        out: the folder, named as the bundle; what lies there is replaced in one step when all is done.
+        example_inputs: arrays in the order of `forward`, for a module.
+        dynamic: free dimensions of a module's inputs, {"image": {2: "height", 3: "width"}}.
+
+    Raises:
+        ExportError: a format failed. The bundle with the other formats is written first, if there are any.
+        InputError: the module does not run on the example inputs.
+    """
+    if isinstance(source, nn.Module):
+        source = from_module(source, example_inputs, dynamic=dynamic)
+    out = Path(out)
+    sizes = smallest(source, options.buckets)
+    failures: list[ExportError] = []
+    with bundles.staged(out) as stage:
+        variants: list[Variant] = []
+        graph = Graph(source.module, source)
+        for name in options.formats:
+            try:
+                variants += convert(graph, name, stage, options)
+            except ExportError as error:
+                failures.append(error)
+        if not variants:
+            raise ExportError("; ".join(str(f) for f in failures) or "no formats were asked for")
+        variants += _weights(source, stage)
+        component = Component(
+            inputs=source.inputs,
+            outputs=source.outputs,
+            variants=tuple(variants),
+            golden=_golden(source, sizes, stage),
+            family=source.family,
+            settings=dict(source.settings),
+        )
+        bundles.write(
+            stage,
+            Manifest(
+                name=out.name,
+                summary=options.summary,
+                licence=options.licence,
+                provenance={**options.provenance, "tools": tool_versions()},
+                task=options.task,
+                components={"model": component},
+            ),
+        )
+    if failures:
+        written = ", ".join(sorted({v.format for v in variants}))
+        raise ExportError(f"{'; '.join(str(f) for f in failures)} (written to '{out}': {written})") from failures[0]
+    return Bundle.open(out)
+
+
+def convert(graph: Graph, name: str, stage: Path, options: ExportOptions) -> list[Variant]:
+    """Convert a graph to one format, at every bucket where that needs sizes; each file is compared."""
+    exporter = registry.find("exporters", name)()
+    assert isinstance(exporter, Exporter)
+    free = any(isinstance(d, str) for s in graph.inputs for d in s.shape)
+    buckets = list(options.buckets) if exporter.fixed and free else [{}]
+    if not buckets:
+        raise ExportError(f"{name}: its files need fixed sizes and none are given: name some (--bucket)")
+    variants = []
+    for sizes in buckets:
+        stem = "-".join(["model", graph.precision, *("x".join(str(n) for n in sizes.values()),)]).rstrip("-")
+        options.progress(f"{name} {graph.precision} {'×'.join(str(n) for n in sizes.values())}".strip())
+        written = exporter.convert(graph, sizes, stage, stem)
+        variant = Variant(
+            format=exporter.format,  # type: ignore[arg-type]  # checked on decoding
+            precision=graph.precision,
+            files=tuple(bundles.file_entry(stage, f) for f in written.files),
+            inputs=written.inputs if written.inputs != graph.inputs else (),
+            outputs=written.outputs if written.outputs != graph.outputs else (),
+            sizes=dict(sizes),
+        )
+        variants.append(_compared(variant, graph, stage, options))
+    return variants
+
+
+def smallest(source: Source, buckets: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The sizes that golden values are made at: the smallest bucket, so that every format can run them."""
+    if buckets:
+        return dict(min(buckets, key=lambda b: int(np.prod(list(b.values())))))
+    return {d: 64 for s in source.inputs for d in s.shape if isinstance(d, str)}
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what takes part in an export."""
+    found = {}
+    for name in TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _compared(variant: Variant, graph: Graph, stage: Path, options: ExportOptions) -> Variant:
+    source = graph.source
+    probes = source.fitted_probes(variant.sizes)
+    expected = [source.run(p) for p in probes]
+    described = msgspec.structs.replace(
+        variant, inputs=variant.inputs or source.inputs, outputs=variant.outputs or source.outputs
+    )
+    measured = parity.measure_parity(stage / variant.path, described, source.inputs, probes, expected)
+    if graph.precision == "fp32":
+        parity.require(measured, options.tolerance, f"{variant} of component 'model'", source.outputs)
+    return msgspec.structs.replace(variant, parity=measured)
+
+
+def _weights(source: Source, stage: Path) -> list[Variant]:
+    """The network's weights for PyTorch, where a reader can rebuild the network by its family."""
+    if source.family is None:
+        return []
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous() for k, v in source.module.state_dict().items()}, stage / "model.safetensors")
+    return [Variant(format="torch", precision="fp32", files=(bundles.file_entry(stage, "model.safetensors"),))]
+
+
+def _golden(source: Source, sizes: Mapping[str, int], stage: Path) -> tuple[Golden, ...]:
+    (stage / "golden").mkdir()
+    arrays = source.fitted_probes(sizes)[0]
+    values = {spec.name: array for spec, array in zip(source.inputs, arrays, strict=True)}
+    for spec, output in zip(source.outputs, source.run(arrays), strict=True):
+        values[spec.name] = bundles.golden_sample(output)
+    for name, array in values.items():
+        np.save(stage / "golden" / f"{name}.npy", array)
+    return tuple(Golden(name, bundles.file_entry(stage, f"golden/{name}.npy")) for name in values)
+
+
+__all__ = ["ExportOptions", "FORMATS", "Source", "export", "from_module"]

@@ -1,0 +1,161 @@
+"""LiteRT (TensorFlow Lite): .tflite files through ai-edge-litert, or tflite-runtime where that is installed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
+from edgekit.profile import processor
+from edgekit.session import Device, Model, Placement, Runtime, Session
+from edgekit.tensors import Array, TensorSpec
+
+MAGIC = b"TFL3"
+
+
+@dataclass(frozen=True)
+class LiteRtOptions:
+    """`xnnpack`: False runs the plain kernels, for comparison."""
+
+    xnnpack: bool = True
+
+
+class LiteRtRuntime(Runtime):
+    """Runs .tflite files; shapes are fixed, one file for each."""
+
+    name = "litert"
+    formats = ("tflite",)
+    extra = "litert"
+    options = LiteRtOptions
+
+    def version(self) -> str:
+        return _engine()[1]
+
+    def devices(self) -> list[Device]:
+        _engine()
+        return [Device(self.name, "cpu", processor(), ("fp32", "int8"))]
+
+    def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
+        module, _ = _engine()
+        if device != "cpu":
+            raise DeviceUnavailable(f"litert runs on the cpu here: got device='{device}'; use device='cpu'")
+        with open(model.path, "rb") as file:  # a file that is no flatbuffer crashes the interpreter
+            if file.read(8)[4:] != MAGIC:
+                raise EngineError(f"litert cannot open '{model.path.name}': it is not a .tflite flatbuffer")
+        plain = {} if options.xnnpack else {
+            "experimental_op_resolver_type": module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        }
+        try:
+            interpreter = module.Interpreter(model_path=str(model.path), num_threads=threads, **plain)
+            interpreter.allocate_tensors()
+        except Exception as error:  # ValueError and RuntimeError, from C++
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise EngineError(f"litert cannot open '{model.path.name}': {reason}") from error
+        return LiteRtSession(interpreter, model, threads)
+
+
+class LiteRtSession(Session):
+    """One interpreter, used by one caller at a time."""
+
+    def __init__(self, interpreter: Any, model: Model, threads: int | None) -> None:
+        super().__init__()
+        self._engine = interpreter
+        self._model, self._threads = model, threads
+        self._in, self._out = interpreter.get_input_details(), interpreter.get_output_details()
+        self.inputs = model.inputs or tuple(_spec(d) for d in self._in)
+        self.outputs = model.outputs or tuple(_spec(d) for d in self._out)
+        self._refuse_other_shapes()
+
+    def _refuse_other_shapes(self) -> None:
+        """A manifest that promises what the file does not have is caught here, not in a run."""
+        for spec, detail in zip(self.inputs, self._in, strict=True):
+            if tuple(detail["shape"]) != spec.shape or np.dtype(detail["dtype"]) != spec.dtype:
+                raise TensorError(
+                    f"'{self._model.path.name}' takes {detail['dtype'].__name__} {tuple(detail['shape'])}, "
+                    f"its manifest says {spec}: export the bundle again"
+                )
+
+    def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
+        engine = self._engine
+        try:
+            for detail, array in zip(self._in, arrays, strict=True):
+                engine.set_tensor(detail["index"], array)
+            engine.invoke()
+            if copy:
+                return [engine.get_tensor(detail["index"]) for detail in self._out]
+            return [engine.tensor(detail["index"])() for detail in self._out]
+        except Exception as error:
+            raise EngineError(f"litert failed in '{self._model.path.name}': {error}") from error
+
+    def placement(self) -> Placement:
+        with self._lock:
+            self._refuse_closed()
+            operators, quantized = _operators(self._engine)
+        return Placement(
+            runtime="litert",
+            version=_engine()[1],
+            requested="cpu",
+            device="cpu",
+            precision="int8" if quantized else "fp32",
+            threads=self._threads,
+            operators=operators,
+            why=self.why,
+        )
+
+    def _close(self) -> None:
+        self._engine = None
+
+
+def _operators(engine: Any) -> tuple[dict[str, int], bool]:
+    """Operators by unit and name, and whether any convolution or matrix product takes int8.
+
+    A delegate node stands for all operators between its inputs and its outputs.
+    """
+    details = engine._get_ops_details()
+    makers = {int(out): op for op in details if op["op_name"] != "DELEGATE" for out in op["outputs"]}
+    delegated: set[int] = set()
+    for node in (op for op in details if op["op_name"] == "DELEGATE"):
+        edge = {int(i) for i in node["inputs"]}
+        pending = [int(i) for i in node["outputs"]]
+        while pending:
+            op = makers.get(pending.pop())
+            if op is not None and op["index"] not in delegated:
+                delegated.add(op["index"])
+                pending += [int(i) for i in op["inputs"] if int(i) not in edge]
+    plain = [op for op in details if op["op_name"] != "DELEGATE"]
+    counted = Counter(f"{'XNNPACK' if op['index'] in delegated else 'CPU'} {op['op_name']}" for op in plain)
+    dtypes = {t["index"]: t["dtype"] for t in engine.get_tensor_details()}
+    heavy = [op for op in plain if "CONV" in op["op_name"] or op["op_name"] in ("FULLY_CONNECTED", "BATCH_MATMUL")]
+    return dict(counted), any(dtypes.get(int(op["inputs"][0])) is np.int8 for op in heavy)
+
+
+def _engine() -> tuple[Any, str]:
+    """The interpreter module and its version."""
+    try:
+        from ai_edge_litert import interpreter
+
+        return interpreter, f"ai-edge-litert {_package('ai-edge-litert')}"
+    except ImportError:
+        pass
+    try:
+        from tflite_runtime import interpreter
+
+        return interpreter, f"tflite-runtime {_package('tflite-runtime')}"
+    except ImportError as error:
+        raise NotInstalled.named("litert", "ai-edge-litert", "litert") from error
+
+
+def _package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _spec(detail: Any) -> TensorSpec:
+    name = detail["name"].removeprefix("serving_default_").split(":")[0]
+    return TensorSpec(name, np.dtype(detail["dtype"]).name, tuple(int(n) for n in detail["shape"]))

@@ -1,0 +1,153 @@
+"""ONNX Runtime: .onnx files on the providers of the installed wheel, never falling back in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+
+from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
+from edgekit.profile import processor
+from edgekit.session import Device, Model, Placement, Runtime, Session
+from edgekit.tensors import Array, TensorSpec
+
+PROVIDERS = {
+    "CPUExecutionProvider": "cpu",
+    "CUDAExecutionProvider": "gpu",
+    "ROCMExecutionProvider": "gpu",
+    "DmlExecutionProvider": "gpu",
+    "WebGpuExecutionProvider": "gpu",
+}
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeOptions:
+    """`allow_spinning`: threads wait busily between runs, a little faster and much hotter."""
+
+    allow_spinning: bool = False
+
+
+class OnnxRuntime(Runtime):
+    """Runs .onnx files through onnxruntime.InferenceSession."""
+
+    name = "onnxruntime"
+    formats = ("onnx",)
+    extra = "onnx"
+    options = OnnxRuntimeOptions
+
+    def version(self) -> str:
+        return str(_engine().__version__)
+
+    def devices(self) -> list[Device]:
+        here = _engine().get_available_providers()
+        rows = [Device(self.name, "cpu", processor(), ("fp32", "int8"))]
+        for provider in here:
+            if PROVIDERS.get(provider) == "gpu":
+                rows.append(Device(self.name, "gpu", provider, ("fp32", "fp16")))
+        return rows
+
+    def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
+        engine = _engine()
+        provider = self._provider(device)
+        settings = engine.SessionOptions()
+        settings.log_severity_level = 3
+        settings.intra_op_num_threads = threads or 0
+        settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.allow_spinning)))
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if provider[0] != "CPUExecutionProvider":
+            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            session = engine.InferenceSession(str(model.path), settings, providers=[provider])
+        except Exception as error:  # the engine raises a dozen unrelated types of its own
+            raise EngineError(f"onnxruntime cannot open '{model.path.name}' on {device}: {_first_line(error)}") from error
+        return OnnxSession(session, model, device, threads)
+
+    def _provider(self, device: str) -> tuple[str, dict[str, str]]:
+        kind, _, index = device.partition(":")
+        here = _engine().get_available_providers()
+        for provider in here:
+            if PROVIDERS.get(provider) == kind:
+                return provider, {"device_id": index} if index else {}
+        raise DeviceUnavailable(
+            f"onnxruntime has no {kind} here: the installed wheel brings {', '.join(here)}; "
+            "use device='cpu', or install the onnxruntime wheel made for your hardware"
+        )
+
+
+class OnnxSession(Session):
+    """One InferenceSession; ONNX Runtime runs concurrent calls itself."""
+
+    _serial = False
+
+    def __init__(self, session: Any, model: Model, device: str, threads: int | None) -> None:
+        super().__init__()
+        self._engine = session
+        self._model, self._device, self._threads = model, device, threads
+        self.inputs = model.inputs or tuple(_spec(i) for i in session.get_inputs())
+        self.outputs = model.outputs or tuple(_spec(o) for o in session.get_outputs())
+        self._input_names = [i.name for i in session.get_inputs()]
+        self._output_names = [o.name for o in session.get_outputs()]
+
+    def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
+        try:
+            results: list[Array] = self._engine.run(
+                self._output_names, dict(zip(self._input_names, arrays, strict=True))
+            )
+        except AttributeError:
+            self._refuse_closed()
+            raise
+        except Exception as error:
+            raise EngineError(f"onnxruntime failed in '{self._model.path.name}': {_first_line(error)}") from error
+        return results
+
+    def placement(self) -> Placement:
+        self._refuse_closed()
+        operators: Counter[str] = Counter()
+        for group in self._engine.get_provider_graph_assignment_info():
+            unit = group.ep_name.removesuffix("ExecutionProvider")
+            operators.update(f"{unit} {node.op_type}" for node in group.get_nodes())
+        quantized = any("QuantizeLinear" in name or "QLinear" in name for name in operators)
+        units = {name.split()[0] for name in operators}
+        return Placement(
+            runtime="onnxruntime",
+            version=str(_engine().__version__),
+            requested=self._device,
+            device="+".join(sorted(PROVIDERS.get(f"{unit}ExecutionProvider", unit.lower()) for unit in units)),
+            precision="int8" if quantized else "fp32",
+            threads=self._threads,
+            operators=dict(operators),
+            why=self.why,
+        )
+
+    def _close(self) -> None:
+        self._engine = None
+
+
+def _engine() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise NotInstalled.named("onnxruntime", "onnxruntime", "onnx") from error
+    return onnxruntime
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    shape = tuple(d if isinstance(d, int) else str(d or f"dim{i}") for i, d in enumerate(tensor.shape))
+    return TensorSpec(tensor.name, DTYPES.get(tensor.type, tensor.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+

@@ -1,0 +1,142 @@
+"""OpenVINO: IR and .onnx files on CPU, GPU and NPU, in the precision that was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
+from edgekit.session import Device, Model, Placement, Runtime, Session
+from edgekit.tensors import Array, TensorSpec
+
+NOT_COMPUTE = {"Const", "Input", "Output"}
+
+
+@dataclass(frozen=True)
+class OpenVinoOptions:
+    """`inference_precision`: what float operators compute in. OpenVINO's own default is bf16 or fp16 where
+    the processor has it; here it is f32, so that fp32 means fp32, until the caller says otherwise.
+    """
+
+    inference_precision: Literal["f32", "f16", "bf16"] = "f32"
+    performance_hint: Literal["LATENCY", "THROUGHPUT"] = "LATENCY"
+
+
+class OpenVinoRuntime(Runtime):
+    """Runs OpenVINO IR (.xml + .bin), and .onnx files directly."""
+
+    name = "openvino"
+    formats = ("openvino", "onnx")
+    extra = "openvino"
+    options = OpenVinoOptions
+
+    def version(self) -> str:
+        return str(_engine().__version__).split("-")[0]
+
+    def devices(self) -> list[Device]:
+        core = _engine().Core()
+        rows = []
+        for name in core.available_devices:
+            kind, _, index = name.lower().partition(".")
+            title = str(core.get_property(name, "FULL_DEVICE_NAME"))
+            capabilities = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+            precisions = tuple(c.lower() for c in capabilities if c in ("FP32", "BF16", "FP16", "INT8"))
+            rows.append(Device(self.name, f"{kind}:{index}" if index else kind, title, precisions))
+        return rows
+
+    def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
+        engine = _engine()
+        core = engine.Core()
+        target = device.upper().replace(":", ".")
+        if not any(name in (target, f"{target}.0") for name in core.available_devices):
+            raise DeviceUnavailable(
+                f"openvino has no {device} here: it found {', '.join(core.available_devices)}; "
+                "use device='cpu', or install the driver of the device"
+            )
+        settings = {
+            "INFERENCE_PRECISION_HINT": options.inference_precision,
+            "PERFORMANCE_HINT": options.performance_hint,
+        }
+        if threads and target == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        try:
+            compiled = core.compile_model(core.read_model(model.path), target, settings)
+        except Exception as error:  # RuntimeError and others, from C++
+            raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {_reason(error)}") from error
+        return OpenVinoSession(compiled, model, device)
+
+
+class OpenVinoSession(Session):
+    """One compiled model and one infer request, used by one caller at a time."""
+
+    def __init__(self, compiled: Any, model: Model, device: str) -> None:
+        super().__init__()
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._tensor = _engine().Tensor
+        self._model, self._device = model, device
+        self.inputs = model.inputs or tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = model.outputs or tuple(_spec(port) for port in compiled.outputs)
+        self._indices = range(len(self.outputs))
+
+    def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
+        request = self._request
+        try:
+            for index, array in enumerate(arrays):
+                request.set_input_tensor(index, self._tensor(array, shared_memory=array.flags.writeable))
+            request.infer()
+            results = [request.get_output_tensor(index).data for index in self._indices]
+        except Exception as error:
+            raise EngineError(f"openvino failed in '{self._model.path.name}': {_reason(error)}") from error
+        return [result.copy() for result in results] if copy else results
+
+    def placement(self) -> Placement:
+        with self._lock:
+            self._refuse_closed()
+            infos = [op.get_rt_info() for op in self._compiled.get_runtime_model().get_ordered_ops()]
+            kinds = [(_text(info, "layerType"), _text(info, "runtimePrecision")) for info in infos]
+            units = self._compiled.get_property("EXECUTION_DEVICES")
+            operators = Counter(f"{'+'.join(units)} {p}" for layer, p in kinds if layer not in NOT_COMPUTE)
+            heavy = {p for layer, p in kinds if layer in ("Convolution", "FullyConnected", "MatMul", "Deconvolution")}
+            hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+            threads = self._compiled.get_property("INFERENCE_NUM_THREADS") if "CPU" in units else None
+        floating = {"f32": "fp32", "f16": "fp16"}.get(hint, hint)
+        return Placement(
+            runtime="openvino",
+            version=OpenVinoRuntime().version(),
+            requested=self._device,
+            device="+".join(unit.lower().replace(".", ":") for unit in units),
+            precision="int8" if heavy & {"u8", "i8"} else floating,
+            threads=threads,
+            operators=dict(operators),
+            why=self.why,
+        )
+
+    def _close(self) -> None:
+        self._request = self._compiled = None
+
+
+def _engine() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise NotInstalled.named("openvino", "openvino", "openvino") from error
+    return openvino
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(
+        d.get_length() if d.is_static else f"dim{i}" for i, d in enumerate(port.get_partial_shape())
+    )
+    return TensorSpec(port.get_any_name(), str(port.get_element_type().to_dtype()), shape)
+
+
+def _text(info: Any, key: str) -> str:
+    value = info[key]
+    return str(getattr(value, "value", value))
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

@@ -1,0 +1,92 @@
+"""Every exception that edgekit raises; each also inherits the built-in that fits it.
+
+EdgekitError
+├── BundleError (ValueError)          what lies on disk is not a usable bundle
+│   ├── BundleNotFound (FileNotFoundError)
+│   ├── ManifestError                 bundle.json is malformed, or of another schema
+│   ├── UnsafePath                    a path leaves the bundle's folder
+│   └── HashMismatch                  a file's bytes are not those the manifest names
+├── InputError (ValueError)           what the caller passed cannot be used
+│   ├── TensorError                   wrong name, dtype or shape, or NaN
+│   └── ImageError                    not an image, or not one this task takes
+├── NotInstalled (ImportError)        a package is missing; says which extra brings it
+├── DeviceUnavailable (RuntimeError)  the device, precision or shape asked for cannot be had
+├── EngineError (RuntimeError)        an engine refused a file or failed in a run
+├── SessionClosed (RuntimeError)
+├── ExportError (RuntimeError)        a converter failed
+│   └── ParityError                   the converted file computes something else
+└── QuantizationError (RuntimeError)
+"""
+
+from __future__ import annotations
+
+
+class EdgekitError(Exception):
+    """Base of every error that edgekit raises on purpose."""
+
+
+class BundleError(EdgekitError, ValueError):
+    """What lies on disk is not a usable bundle."""
+
+
+class BundleNotFound(BundleError, FileNotFoundError):
+    """No bundle or model file has this name or path."""
+
+    def __str__(self) -> str:  # OSError prints its own two-argument form otherwise
+        return str(self.args[0]) if self.args else ""
+
+
+class ManifestError(BundleError):
+    """bundle.json cannot be read, or is of a schema that this version does not know."""
+
+
+class UnsafePath(BundleError):
+    """A path in a bundle or archive is absolute, climbs out of the folder, or is a link."""
+
+
+class HashMismatch(BundleError):
+    """A file's bytes are not those that the manifest names."""
+
+
+class InputError(EdgekitError, ValueError):
+    """What the caller passed cannot be used."""
+
+
+class TensorError(InputError, TypeError):
+    """A tensor has the wrong name, dtype or shape, or holds NaN."""
+
+
+class ImageError(InputError):
+    """A file or array is not an image, or not one that this task takes."""
+
+
+class NotInstalled(EdgekitError, ImportError):
+    """A package that this call needs is not installed."""
+
+    @classmethod
+    def named(cls, who: str, package: str, extra: str) -> NotInstalled:
+        return cls(f"{who} needs the package '{package}': pip install 'edgekit[{extra}]'")
+
+
+class DeviceUnavailable(EdgekitError, RuntimeError):
+    """The device, precision or shape that was asked for cannot be had here."""
+
+
+class EngineError(EdgekitError, RuntimeError):
+    """An inference engine refused a file, or failed in a run."""
+
+
+class SessionClosed(EdgekitError, RuntimeError):
+    """The session was closed before this call."""
+
+
+class ExportError(EdgekitError, RuntimeError):
+    """A converter failed."""
+
+
+class ParityError(ExportError):
+    """A converted file does not compute what the PyTorch model computes."""
+
+
+class QuantizationError(EdgekitError, RuntimeError):
+    """Quantization cannot be done as asked."""

@@ -1,0 +1,232 @@
+"""Images as uint8 height × width × RGB: files, resizing, and the PSNR that papers report."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekit.errors import ImageError, NotInstalled
+from edgekit.tensors import TensorSpec
+
+UInt8 = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.floating[Any]]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 2**28  # 268 megapixels; checked on the decoded size before anything is computed
+
+
+def opencv() -> Any:
+    """OpenCV, or NotInstalled with the extra that brings it."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise NotInstalled.named("reading, writing and converting images", "opencv", "image") from error
+    return cv2
+
+
+def read_image(path: str | Path) -> npt.NDArray[Any]:
+    """Decode an image file to RGB or RGBA, uint8, height × width × (3 or 4).
+
+    Grey becomes RGB; 16-bit and float files are scaled to 8 bits (`as_uint8_rgb`).
+
+    Raises:
+        ImageError: the file is missing, empty, no image, or larger than MAX_PIXELS.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(f"no image file at '{path}': expected the path of a PNG, JPEG, WebP, BMP or TIFF file")
+    return decode_image(path.read_bytes(), str(path))
+
+
+def decode_image(encoded: bytes, name: str) -> UInt8:
+    """Decode the bytes of an image file as `read_image` does; `name` stands for them in errors."""
+    cv2 = opencv()
+    data = np.frombuffer(encoded, dtype=np.uint8)
+    try:
+        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
+            decoded = cv2.imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)  # turns by EXIF orientation
+    except cv2.error as error:
+        raise ImageError(f"'{name}' cannot be decoded: {error}") from error
+    if decoded is None:
+        raise ImageError(
+            f"'{name}' ({data.size} bytes) is not an image that OpenCV can decode: "
+            "expected a PNG, JPEG, WebP, BMP or TIFF file"
+        )
+    if decoded.ndim == 3:
+        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGBA if decoded.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return as_uint8(decoded)
+
+
+def photos(source: str | Path) -> Iterator[tuple[str, UInt8]]:
+    """(name, RGB image) of every image in a folder (searched recursively), a .zip, or a single file, by name.
+
+    Raises:
+        ImageError: there are none.
+    """
+    source = Path(source)
+    if source.suffix == ".zip" and source.is_file():
+        with zipfile.ZipFile(source) as archive:
+            names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
+            for name in names:
+                yield name, decode_image(archive.read(name), name)[:, :, :3]
+    else:
+        paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        names = [str(p) for p in paths]
+        for path in paths:
+            yield str(path), read_image(path)[:, :, :3]
+    if not names:
+        raise ImageError(f"no images in '{source}': expected a folder or .zip of PNG, JPEG or WebP files")
+
+
+def write_image(path: str | Path, image: UInt8) -> None:
+    """Encode uint8 RGB or RGBA to the format of the path's ending; a failed write leaves nothing behind."""
+    cv2 = opencv()
+    path = Path(path)
+    code = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        written = cv2.imwrite(str(partial), cv2.cvtColor(image, code))
+    except cv2.error as error:
+        partial.unlink(missing_ok=True)
+        raise ImageError(f"cannot write '{path}': use the ending .png, .jpg or .webp ({error})") from error
+    if not written:
+        partial.unlink(missing_ok=True)
+        raise ImageError(f"cannot write '{path}': is the folder there and writable?")
+    partial.replace(path)
+
+
+def as_uint8(image: npt.NDArray[Any]) -> UInt8:
+    """Bring a decoded image to uint8 height × width × (3 or 4).
+
+    uint8 stays, uint16 is divided by 257, floats are taken as 0…1, bool as 0 or 255; grey is repeated.
+
+    Raises:
+        ImageError: another dtype or shape, an empty image, NaN, or floats beyond 0…1.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
+        given = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"got {given}: expected an array of height × width × RGB, at least 1 × 1")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    channels = image.shape[2]
+    if channels not in (1, 2, 3, 4):
+        raise ImageError(f"got {channels} channels: expected grey (1), grey + alpha (2), RGB (3) or RGBA (4)")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ImageError(f"got {image.shape[1]} × {image.shape[0]} pixels: the limit is {MAX_PIXELS} pixels")
+    image = _to_8_bits(image)
+    if channels <= 2:
+        image = np.concatenate([np.repeat(image[:, :, :1], 3, axis=2), image[:, :, 1:]], axis=2)
+    return np.ascontiguousarray(image)
+
+
+def _to_8_bits(image: npt.NDArray[Any]) -> UInt8:
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.bool_:
+        return image.astype(np.uint8) * np.uint8(255)
+    if image.dtype == np.uint16:
+        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.dtype in (np.float16, np.float32, np.float64):
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0.0 and high <= 1.0):  # also false for NaN
+            raise ImageError(f"got a float image with values {low:g}…{high:g}: expected 0…1 without NaN, or uint8")
+        return (image * 255.0 + 0.5).astype(np.uint8)
+    raise ImageError(f"got an image of dtype {image.dtype}: expected uint8, uint16, or float in 0…1")
+
+
+def resize_bicubic(image: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
+    """Resize height × width × channels with the antialiased bicubic kernel of MATLAB's `imresize`.
+
+    Keys (1981), a = −0.5, widened when shrinking, edges mirrored: the degradation of the standard
+    super-resolution protocol. uint8 in gives rounded uint8 out; floats stay float32.
+    """
+    rows, row_weights = _bicubic_taps(image.shape[0], height)
+    columns, column_weights = _bicubic_taps(image.shape[1], width)
+    data = image.astype(np.float32)
+    data = sum(w[:, None, None] * data[i] for i, w in zip(rows.T, row_weights.T, strict=True))
+    data = sum(w[None, :, None] * data[:, i] for i, w in zip(columns.T, column_weights.T, strict=True))
+    if image.dtype == np.uint8:
+        return np.clip(data + 0.5, 0, 255).astype(np.uint8)
+    return data
+
+
+@lru_cache(maxsize=64)
+def _bicubic_taps(size_in: int, size_out: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Source index and weight of each tap of each output sample, both size_out × taps."""
+    scale = size_out / size_in
+    shrink = min(scale, 1.0)
+    centre = (np.arange(size_out) + 0.5) / scale - 0.5
+    left = np.floor(centre - 2.0 / shrink).astype(np.intp)
+    taps = left[:, None] + np.arange(int(np.ceil(4.0 / shrink)) + 2)
+    weights = _keys_cubic((centre[:, None] - taps) * shrink)
+    weights /= weights.sum(axis=1, keepdims=True)
+    used = weights.any(axis=0)
+    mirrored = np.concatenate([np.arange(size_in), np.arange(size_in)[::-1]])
+    return mirrored[taps[:, used] % (2 * size_in)], weights[:, used].astype(np.float32)
+
+
+def _keys_cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x <= 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def luma(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The BT.601 studio-range Y channel (16…235) of RGB in 0…255, as MATLAB's `rgb2ycbcr`."""
+    return 16.0 + (image[..., :3].astype(np.float64) @ np.array([65.481, 128.553, 24.966])) / 255.0
+
+
+def psnr_y(image: UInt8, truth: UInt8, shave: int = 0) -> float:
+    """Peak signal-to-noise ratio in dB on the Y channel, `shave` pixels of each border left out."""
+    if image.shape != truth.shape:
+        raise ImageError(f"got images of {image.shape} and {truth.shape}: PSNR needs equal shapes")
+    error = luma(image) - luma(truth)
+    if shave:
+        error = error[shave:-shave, shave:-shave]
+    mse = float(np.mean(error**2))
+    return float("inf") if mse == 0 else float(10 * np.log10(255.0**2 / mse))
+
+
+def to_tensor(image: UInt8, spec: TensorSpec, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    """uint8 height × width × RGB → the batch of one that `spec` describes (layout, dtype, range).
+
+    `out` is a buffer of the result's shape and dtype to fill; None makes a new one.
+    """
+    height, width, channels = image.shape
+    if spec.dtype == "uint8" and spec.layout == "NHWC":
+        return image[None]
+    shape = (1, height, width, channels) if spec.layout == "NHWC" else (1, channels, height, width)
+    result = np.empty(shape, spec.dtype) if out is None else out
+    low, high = spec.range or (0.0, 1.0)
+    scale = np.float32((high - low) / 255.0)
+    if spec.layout == "NHWC":
+        np.multiply(image, scale, out=result[0], casting="unsafe", dtype=np.float32)
+    else:
+        for channel, plane in enumerate(opencv().split(image)):
+            np.multiply(plane, scale, out=result[0, channel], casting="unsafe", dtype=np.float32)
+    if low != 0.0:
+        result += np.asarray(low, dtype=result.dtype)
+    return result
+
+
+def from_tensor(tensor: npt.NDArray[Any], spec: TensorSpec) -> UInt8:
+    """The first image of a batch → uint8 height × width × RGB, rounded; values beyond `spec.range` saturate."""
+    first = tensor[0]
+    if spec.dtype == "uint8":
+        return np.ascontiguousarray(first if spec.layout == "NHWC" else first.transpose(1, 2, 0))
+    cv2 = opencv()
+    low, high = spec.range or (0.0, 1.0)
+    scale, shift = 255.0 / (high - low), -low * 255.0 / (high - low)
+    first = first.astype(np.float32, copy=False)
+    planes = [first] if spec.layout == "NHWC" else list(first)
+    rounded = [cv2.addWeighted(p, scale, p, 0.0, shift, dtype=cv2.CV_8U) for p in planes]
+    result: UInt8 = rounded[0] if spec.layout == "NHWC" else cv2.merge(rounded)
+    return result

@@ -1,0 +1,160 @@
+"""The typed form of bundle.json: decoding, encoding and the rules its values keep."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edgekit.errors import ManifestError, UnsafePath
+from edgekit.tensors import TensorSpec
+
+SCHEMA = 1
+MAX_MANIFEST_BYTES = 2**20
+MAX_FILE_BYTES = 2**33
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Format = Literal["onnx", "openvino", "tflite", "torch", "reference"]
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights"]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Immutable; unknown keys are refused, defaults are not written."""
+
+
+class FileEntry(_Strict):
+    """One file: its path inside the bundle, size and SHA-256."""
+
+    path: str
+    bytes: Annotated[int, Meta(ge=1, le=MAX_FILE_BYTES)]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Quality(_Strict):
+    """What the task's own metric says of a variant; `drop` is the loss from fp32, positive when worse."""
+
+    metric: str
+    value: float
+    drop: float
+    data: str
+
+
+class Parity(_Strict):
+    """The variant's outputs against PyTorch in fp32: largest absolute error, and SNR in dB (999 = equal)."""
+
+    max_error: float
+    snr_db: float
+    inputs: int
+
+
+class Variant(_Strict):
+    """One form of a component: format × precision × sizes of the free dimensions, where they are fixed."""
+
+    format: Format
+    precision: Precision
+    files: Annotated[tuple[FileEntry, ...], Meta(min_length=1)]
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    sizes: dict[str, int] = {}
+    parity: Parity | None = None
+    quality: Quality | None = None
+
+    @property
+    def path(self) -> str:
+        """The file an engine opens; the others lie beside it."""
+        return self.files[0].path
+
+    @property
+    def bytes(self) -> int:
+        return sum(f.bytes for f in self.files)
+
+    def __str__(self) -> str:
+        sizes = " " + "×".join(str(n) for n in self.sizes.values()) if self.sizes else ""
+        return f"{self.format} {self.precision}{sizes}"
+
+
+class Golden(_Strict):
+    """An input tensor, whole, or an output tensor's values at evenly spread places, from PyTorch in fp32."""
+
+    tensor: str
+    file: FileEntry
+
+
+class Component(_Strict):
+    """One graph: what goes in and out, and the files that compute it.
+
+    `settings` rebuild the PyTorch network of `family` where the bundle carries its weights.
+    """
+
+    inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
+    variants: tuple[Variant, ...] = ()
+    golden: tuple[Golden, ...] = ()
+    family: str | None = None
+    settings: dict[str, int | float | str | bool] = {}
+
+
+class Task(_Strict):
+    """The task that runs the bundle, and its settings."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
+class Manifest(_Strict, kw_only=True, omit_defaults=False):
+    """bundle.json."""
+
+    schema: Literal[1] = SCHEMA
+    name: Name
+    version: str = "1"
+    summary: str = ""
+    licence: str = ""
+    provenance: dict[str, Any] = {}
+    task: Task | None = None
+    components: Annotated[dict[Name, Component], Meta(min_length=1)]
+
+    def file_entries(self) -> list[FileEntry]:
+        """Every file that the bundle consists of, bundle.json apart."""
+        entries: list[FileEntry] = []
+        for component in self.components.values():
+            entries += [g.file for g in component.golden]
+            entries += [f for variant in component.variants for f in variant.files]
+        return entries
+
+
+def decode(data: bytes, source: str) -> Manifest:
+    """Decode bundle.json; `source` names it in errors.
+
+    Raises:
+        ManifestError: not JSON, an unknown key, a missing or wrong value, another schema.
+        UnsafePath: a file's path is absolute or leaves the bundle.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"'{source}' is {len(data)} bytes: a manifest has at most {MAX_MANIFEST_BYTES}")
+    try:
+        schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema", SCHEMA)
+        if schema != SCHEMA:
+            raise ManifestError(
+                f"'{source}' is of schema {schema!r}: this edgekit reads schema {SCHEMA}; "
+                "install the edgekit that wrote it, or export the bundle again"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"'{source}' is not a bundle manifest: {error}") from error
+    for entry in manifest.file_entries():
+        check_path(entry.path, source)
+    return manifest
+
+
+def encode(manifest: Manifest) -> bytes:
+    """bundle.json, indented, keys in the order of the fields."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def check_path(path: str, source: str) -> None:
+    """Refuse a path that is not a plain relative one (`/` between parts, no `..`, no drive, no NUL)."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or any(c in path for c in "\\:\0"):
+        raise UnsafePath(f"'{source}' names the path '{path}': expected a relative path inside the bundle")

@@ -1,0 +1,115 @@
+"""What was measured on this machine for a bundle, kept in the user's cache, and what `auto` makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from edgekit.bundle import Bundle, cache_folder
+
+ENGINES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "torch")
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One measured combination; latency is that of one warm `session.run`, in milliseconds."""
+
+    component: str
+    runtime: str
+    device: str
+    precision: str
+    threads: int | None
+    p50_ms: float
+
+    why: str = ""
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The measured rows of one bundle on one machine with one set of engines."""
+
+    bundle: str
+    machine: str
+    measured_at: str
+    rows: tuple[Row, ...]
+
+
+def save(bundle: Bundle, rows: list[Row]) -> Path:
+    """Keep these rows for `auto`; they replace what was measured before."""
+    path = _path(bundle)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    today = time.strftime("%Y-%m-%d")
+    data = msgspec.json.encode(Profile(bundle.hash, machine(), today, tuple(rows)))
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(msgspec.json.format(data, indent=1))
+    partial.replace(path)
+    return path
+
+
+def load(bundle: Bundle) -> Profile | None:
+    """The profile of this bundle, this machine and these engine versions, or None."""
+    path = _path(bundle)
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return found if (found.bundle, found.machine) == (bundle.hash, machine()) else None
+
+
+def fastest(
+    bundle: Bundle, component: str, device: str, allowed: set[tuple[str, str]], threads: int | None
+) -> Row | None:
+    """The fastest measured row among the allowed (runtime, precision) pairs, with the reason in `why`."""
+    found = load(bundle)
+    if found is None:
+        return None
+    rows = [
+        row
+        for row in found.rows
+        if (row.component, row.device) == (component, device)
+        and (row.runtime, row.precision) in allowed
+        and (threads is None or row.threads in (None, threads))
+    ]
+    if not rows:
+        return None
+    best, *others = sorted(rows, key=lambda row: row.p50_ms)
+    behind = f", ahead of {others[0].runtime} {others[0].precision} ({others[0].p50_ms:.1f} ms)" if others else ""
+    why = f"fastest measured here on {found.measured_at}: {best.p50_ms:.1f} ms{behind}"
+    return msgspec.structs.replace(best, why=why)
+
+
+@lru_cache(maxsize=1)
+def machine() -> str:
+    """Names processor and engine versions, so that a profile of another machine or engine is not taken."""
+    facts = [processor(), platform.machine(), *(f"{name} {_version(name)}" for name in ENGINES)]
+    return "; ".join(facts)
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    return named.get("model name") or named.get("Model") or f"CPU part {named.get('CPU part', 'unknown')}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "-"
+
+
+def _path(bundle: Bundle) -> Path:
+    key = hashlib.sha256(f"{bundle.hash}\n{machine()}".encode()).hexdigest()[:24]
+    return cache_folder() / "profiles" / f"{bundle.name}-{key}.json"
+
+

@@ -1,0 +1,60 @@
+"""Look-up by name: literal tables of "module:attribute", then installed entry points."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from edgekit.errors import InputError, NotInstalled
+
+TABLES: dict[str, dict[str, str]] = {
+    "runtimes": {
+        "openvino": "edgekit.runtimes.openvino_:OpenVinoRuntime",
+        "onnxruntime": "edgekit.runtimes.onnxruntime_:OnnxRuntime",
+        "litert": "edgekit.runtimes.litert:LiteRtRuntime",
+        "torch": "edgekit.runtimes.torch_:TorchRuntime",
+        "reference": "edgekit.runtimes.reference:ReferenceRuntime",
+    },
+    "tasks": {
+        "upscale": "edgekit.tasks.upscale:Upscaler",
+    },
+    "exporters": {
+        "onnx": "edgekit.exporters.onnx_:OnnxExporter",
+        "openvino": "edgekit.exporters.openvino_:OpenVinoExporter",
+        "tflite": "edgekit.exporters.tflite:TfliteExporter",
+    },
+    "families": {
+        "super_resolution": "edgekit.zoo.super_resolution:SuperResolution",
+    },
+    "recipes": {
+        "sr-x2": "edgekit.zoo.super_resolution:X2",
+        "sr-x4": "edgekit.zoo.super_resolution:X4",
+    },
+}
+
+
+def names(table: str) -> list[str]:
+    """The names in a table, those of installed entry points (group "edgekit.TABLE") last."""
+    return [*TABLES[table], *(e.name for e in entry_points(group=f"edgekit.{table}") if e.name not in TABLES[table])]
+
+
+def find(table: str, name: str) -> Any:
+    """Import and return what `name` stands for in a table.
+
+    Raises:
+        InputError: no such name; lists those there are.
+        NotInstalled: what it needs is missing; says which extra brings it.
+    """
+    if name in TABLES[table]:
+        module, _, attribute = TABLES[table][name].partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("edgekit"):
+                raise
+            raise NotInstalled.named(f"{table[:-1]} '{name}'", str(error.name), "export") from error
+    for entry in entry_points(group=f"edgekit.{table}"):
+        if entry.name == name:
+            return entry.load()
+    raise InputError(f"no {table[:-1]} '{name}': expected one of {', '.join(names(table))}")

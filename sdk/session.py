@@ -1,0 +1,283 @@
+"""The runtime contract: Runtime, Session, Device and Placement, and opening a session by name."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from edgekit import choice, registry
+from edgekit.bundle import Bundle, find
+from edgekit.errors import BundleNotFound, DeviceUnavailable, EdgekitError, InputError, NotInstalled, SessionClosed
+from edgekit.errors import TensorError
+from edgekit.tensors import Array, TensorSpec
+
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One engine × device of this machine; `why` says what is in the way where it is not usable."""
+
+    runtime: str
+    name: str
+    title: str
+    precisions: tuple[str, ...] = ()
+    usable: bool = True
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a session really runs, as its engine tells.
+
+    `operators` counts operators by unit and kind or precision, for example {"CPU i8": 6, "CPU f32": 9}.
+    """
+
+    runtime: str
+    version: str
+    requested: str
+    device: str
+    precision: str
+    threads: int | None
+    operators: dict[str, int]
+    why: str = "asked for"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a runtime is asked to open: a verified file and, from a bundle, what it takes and gives.
+
+    `family` and `settings` name the network of the zoo that a `torch` file holds the weights of.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    family: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(ABC):
+    """A model opened on one engine and device; thread-safe; a context manager that closes.
+
+    `inputs` and `outputs` are tuples of TensorSpec. An engine implements `_run`, `placement` and
+    `_close`, and sets `_serial` where one call at a time is all that it takes.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    _serial: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._closed = False
+        self._pool: ThreadPoolExecutor | None = None
+        self.why = "asked for"
+
+    def run(self, inputs: Mapping[str, Array], *, copy: bool = True) -> dict[str, Array]:
+        """Run the model once.
+
+        Args:
+            inputs: one array for each of `inputs`, by name, of the dtype and shape it states. Never written to.
+            copy: False hands out the engine's own buffers, valid until the next run.
+
+        Raises:
+            TensorError: a wrong name, dtype or shape, or NaN. SessionClosed. EngineError.
+        """
+        arrays = self._checked(inputs)
+        if self._serial:
+            with self._lock:
+                self._refuse_closed()
+                results = self._run(arrays, copy)
+        else:
+            self._refuse_closed()
+            results = self._run(arrays, copy)
+        return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+
+    def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
+        """Run in the background; returns a concurrent.futures.Future of what `run` returns."""
+        with self._lock:
+            self._refuse_closed()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, thread_name_prefix="edgekit-session")
+            return self._pool.submit(self.run, inputs)
+
+    def close(self) -> None:
+        """Free the engine's memory; a second call does nothing. Runs already submitted are finished first."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._close()
+
+    @abstractmethod
+    def placement(self) -> Placement:
+        """Where the model runs, read from the engine."""
+
+    @abstractmethod
+    def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
+        """Call the engine on checked, contiguous arrays in the order of `inputs`."""
+
+    def _close(self) -> None:  # noqa: B027  (most engines free on garbage collection)
+        """Drop what holds the engine's memory."""
+
+    def _checked(self, inputs: Mapping[str, Array]) -> list[Array]:
+        if len(inputs) != len(self.inputs) or any(spec.name not in inputs for spec in self.inputs):
+            expected = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
+            raise TensorError(f"got the inputs {sorted(inputs)}, expected {{{expected}}}")
+        sizes: dict[str, int] = {}
+        return [spec.check(inputs[spec.name], sizes) for spec in self.inputs]
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise SessionClosed("this session was closed: open another with edgekit.open_session(…)")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Runtime(ABC):
+    """One inference engine: what it can open, where, and how."""
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    extra: ClassVar[str]
+    options: ClassVar[type]
+
+    @abstractmethod
+    def version(self) -> str:
+        """The engine's version.
+
+        Raises:
+            NotInstalled: its package is missing.
+        """
+
+    @abstractmethod
+    def devices(self) -> list[Device]:
+        """The devices this engine knows here, usable or not; may raise NotInstalled."""
+
+    @abstractmethod
+    def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
+        """Open a verified file, strictly on `device`.
+
+        Raises:
+            NotInstalled, DeviceUnavailable, EngineError.
+        """
+
+    def installed(self) -> bool:
+        try:
+            self.version()
+        except NotInstalled:
+            return False
+        return True
+
+
+def runtime(name: str) -> Runtime:
+    """The runtime of this name.
+
+    Raises:
+        InputError: unknown name.
+    """
+    found = registry.find("runtimes", name)()
+    assert isinstance(found, Runtime)
+    return found
+
+
+def devices() -> list[Device]:
+    """Every engine × device known here; engines that are not installed are listed with the remedy."""
+    rows: list[Device] = []
+    for name in registry.names("runtimes"):
+        engine = runtime(name)
+        try:
+            rows += engine.devices()
+        except NotInstalled as error:
+            rows.append(Device(name, "cpu", "", usable=False, why=str(error)))
+    return rows
+
+
+def open_session(
+    source: str | Path | Bundle,
+    runtime: str = "auto",
+    *,
+    device: str = "cpu",
+    precision: str = "auto",
+    threads: int | None = None,
+    component: str = "model",
+    sizes: Mapping[str, int] | None = None,
+    options: Any = None,
+) -> Session:
+    """Open a component of a bundle, or a model file, on an engine.
+
+    Args:
+        source: a bundle (folder, .zip, shipped name), or a .onnx, .xml or .tflite file.
+        runtime: an engine's name, or "auto": the measured profile of this machine, else the documented order.
+        device: "cpu", "gpu", "npu", with an index where there are several ("gpu:1"). Strict.
+        precision: a precision of the bundle ("fp32", "int8", …), strict, or "auto".
+        threads: engine threads; None leaves it to the engine.
+        component: which graph of the bundle.
+        sizes: the free dimensions, by name, where a format has them fixed: picks the file of these sizes.
+        options: the engine's own options dataclass, such as OpenVinoOptions.
+
+    Raises:
+        BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
+    """
+    if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
+        return _open_file(Path(source), runtime, device, precision, threads, options)
+    bundle = source if isinstance(source, Bundle) else Bundle.open(source)
+    picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads)
+    described = bundle.component(component)
+    model = Model(
+        bundle.model_path(picked.variant),
+        picked.variant.format,
+        picked.variant.precision,
+        tuple(s.bound(picked.variant.sizes) for s in picked.variant.inputs or described.inputs),
+        tuple(s.bound(picked.variant.sizes) for s in picked.variant.outputs or described.outputs),
+        described.family,
+        described.settings,
+    )
+    session = _opened(picked.runtime, model, device, picked.threads, options)
+    session.why = picked.why
+    return session
+
+
+def _open_file(
+    path: Path, name: str, device: str, precision: str, threads: int | None, options: Any
+) -> Session:
+    if not path.is_file():
+        raise BundleNotFound(f"no model file at '{path}'")
+    if precision != "auto":
+        raise InputError(f"got precision '{precision}' for '{path.name}': a lone file has the precision it has")
+    model = Model(path, SUFFIXES[path.suffix], "file")
+    engines = registry.names("runtimes") if name == "auto" else [name]
+    for engine in engines:
+        if model.format in runtime(engine).formats and (name != "auto" or runtime(engine).installed()):
+            return _opened(engine, model, device, threads, options)
+    raise DeviceUnavailable(f"{name} cannot open '{path.name}': pick an engine that reads {model.format} files")
+
+
+def _opened(name: str, model: Model, device: str, threads: int | None, options: Any) -> Session:
+    engine = runtime(name)
+    if threads is not None and not 1 <= threads <= 1024:
+        raise InputError(f"got threads={threads}: expected 1 to 1024, or None")
+    if options is None:
+        options = engine.options()
+    if not isinstance(options, engine.options):
+        raise InputError(f"got options {type(options).__name__}: {name} takes {engine.options.__name__}")
+    return engine.open(model, device, threads, options)
+
+

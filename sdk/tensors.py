@@ -1,0 +1,103 @@
+"""TensorSpec: what a model expects of a tensor, and the check that a caller's array meets it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgekit.errors import TensorError
+
+Array = npt.NDArray[Any]
+Dimension = int | str
+Layout = Literal["NCHW", "NHWC"]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Name, dtype, shape, layout and value range of one input or output.
+
+    A dimension is an integer, or a name such as "height" where it is free (outputs may carry an
+    expression such as "2*height"). `layout` says which axis of an image is which; `range` is that of
+    the values which stand for black and white.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dimension, ...]
+    layout: Layout | None = None
+    range: tuple[float, float] | None = None
+
+    def bound(self, sizes: Mapping[str, int]) -> TensorSpec:
+        """The same spec with the free dimensions that `sizes` names fixed."""
+        return msgspec.structs.replace(self, shape=tuple(_bound(d, sizes) for d in self.shape))
+
+    def in_layout(self, layout: Layout) -> TensorSpec:
+        """The same spec with its axes ordered as `layout`; unchanged where it has none of its own."""
+        if self.layout is None or self.layout == layout:
+            return self
+        shape = tuple(self.shape[axis] for axis in axes(self.layout, layout))
+        return msgspec.structs.replace(self, shape=shape, layout=layout)
+
+    def check(self, array: object, sizes: dict[str, int]) -> Array:
+        """Return the array, contiguous, if it fits this spec; `sizes` collects the free dimensions.
+
+        Raises:
+            TensorError: no array, another dtype or shape, or NaN in it.
+        """
+        if not isinstance(array, np.ndarray):
+            raise TensorError(f"{self.name}: got {type(array).__name__}, expected a NumPy array of {self}")
+        if array.dtype != self.dtype:
+            raise TensorError(
+                f"{self.name}: got dtype {array.dtype}, expected {self}; convert it with .astype(np.{self.dtype})"
+            )
+        if not self._fits(array.shape, sizes):
+            known = f" with {sizes}" if sizes else ""
+            raise TensorError(f"{self.name}: got shape {array.shape}, expected {self}{known}")
+        if array.dtype.kind == "f" and not math.isfinite(np.add.reduce(array, axis=None, dtype=_sum_dtype(array))):
+            self._refuse_nan(array)
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+    def _fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
+        if len(shape) != len(self.shape) or 0 in shape:
+            return False
+        return all(
+            size == (expected if isinstance(expected, int) else sizes.setdefault(expected, size))
+            for size, expected in zip(shape, self.shape, strict=True)
+        )
+
+    def _refuse_nan(self, array: Array) -> None:
+        nan = np.isnan(array)
+        if nan.any():
+            first = tuple(int(i) for i in np.unravel_index(int(nan.argmax()), array.shape))
+            raise TensorError(
+                f"{self.name}: {int(nan.sum())} of {array.size} values are NaN, the first at {first}; "
+                "expected numbers: look at what made this input"
+            )
+
+    def __str__(self) -> str:
+        shape = " × ".join(str(d) for d in self.shape)
+        layout = f" ({self.layout})" if self.layout else ""
+        return f"{self.dtype} {shape}{layout}"
+
+
+def axes(source: Layout, target: Layout) -> tuple[int, ...]:
+    """The argument of `np.transpose` that takes `source` order to `target` order."""
+    return tuple(source.index(letter) for letter in target)
+
+
+def _bound(dimension: Dimension, sizes: Mapping[str, int]) -> Dimension:
+    """An integer where `sizes` fixes the dimension; understands "height" and "2*height"."""
+    if isinstance(dimension, int):
+        return dimension
+    factor, _, name = dimension.rpartition("*")
+    if name not in sizes or not (factor.isdecimal() or factor == ""):
+        return dimension
+    return int(factor or 1) * sizes[name]
+
+
+def _sum_dtype(array: Array) -> npt.DTypeLike:
+    return np.float32 if array.dtype == np.float16 else array.dtype

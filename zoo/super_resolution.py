@@ -1,0 +1,255 @@
+"""Super-resolution ×2 and ×4: a plain 3×3 network with collapsed residual blocks, and its recipe.
+
+The network follows SESR (Bhardwaj et al. 2022, "Collapsible Linear Blocks for Super-Efficient Super
+Resolution") and ABPN (Du et al. 2021): every block trains as a wide 3×3 convolution, a 1×1 projection
+and an identity, folded in weight space to one 3×3 convolution; the network adds its result to a
+nearest-neighbour enlargement of the input (the anchor), which stays float when the rest is int8.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from edgekit.images import read_image, resize_bicubic
+
+LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
+
+
+class SuperResolution(nn.Module):
+    """RGB batch × 3 × height × width in 0…1 → batch × 3 × scale·height × scale·width, clamped to 0…1."""
+
+    def __init__(self, scale: int = 2, channels: int = 32, blocks: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(blocks))
+        self.tail = nn.Conv2d(channels, 3 * scale**2, 3, padding=1)
+
+    @property
+    def halo(self) -> int:
+        """Input pixels on each side that an output pixel depends on."""
+        return 2 + len(self.body)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.head(image))
+        for block in self.body:
+            x = F.relu(block(x))
+        x = self.tail(x) + nearest(image, self.scale)
+        return F.pixel_shuffle(x, self.scale).clamp(0.0, 1.0)
+
+
+def nearest(image: Tensor, scale: int) -> Tensor:
+    """Each channel repeated scale² times: what pixel_shuffle turns into the nearest-neighbour image."""
+    return torch.cat([image[:, c : c + 1] for c in range(3) for _ in range(scale**2)], dim=1)
+
+
+class CollapsibleConv(nn.Module):
+    """3×3 → `wide` channels → 1×1, plus identity where channels match, without anything non-linear between."""
+
+    def __init__(self, inputs: int, outputs: int, wide: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(inputs, wide, 3, bias=False)
+        self.project = nn.Conv2d(wide, outputs, 1)
+        nn.init.kaiming_normal_(self.expand.weight)
+        nn.init.xavier_normal_(self.project.weight, gain=0.2)  # starts near the identity: no dead units
+        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
+        self.identity = inputs == outputs
+
+    def collapsed(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one 3×3 convolution that equals this block."""
+        weight = torch.einsum("ow,wikl->oikl", self.project.weight[:, :, 0, 0], self.expand.weight)
+        if self.identity:
+            eye = torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device)
+            weight = weight + F.pad(eye[:, :, None, None], (1, 1, 1, 1))
+        assert self.project.bias is not None
+        return weight, self.project.bias
+
+
+class TrainingNet(nn.Module):
+    """SuperResolution with collapsible blocks; the collapse runs inside forward, so training stays cheap."""
+
+    def __init__(self, scale: int, channels: int, blocks: int, wide: int) -> None:
+        super().__init__()
+        self.scale = scale
+        widths = [3] + [channels] * (blocks + 1) + [3 * scale**2]
+        self.layers = nn.ModuleList(
+            CollapsibleConv(i, o, wide) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, CollapsibleConv)
+            x = F.conv2d(x, *layer.collapsed(), padding=1)
+            if index < len(self.layers) - 1:
+                x = F.relu(x)
+        return F.pixel_shuffle(x.float() + nearest(image, self.scale), self.scale)
+
+    def plain(self) -> SuperResolution:
+        """The network that ships, with every block collapsed."""
+        first = self.layers[0]
+        assert isinstance(first, CollapsibleConv)
+        net = SuperResolution(self.scale, first.project.out_channels, len(self.layers) - 2)
+        targets = [net.head, *net.body, net.tail]
+        with torch.no_grad():
+            for layer, conv in zip(self.layers, targets, strict=True):
+                weight, bias = layer.collapsed()  # type: ignore[operator]
+                conv.weight.copy_(weight)  # type: ignore[operator,union-attr]
+                conv.bias.copy_(bias)  # type: ignore[operator,union-attr]
+        return net.eval()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the trained weights."""
+
+    scale: int = 2
+    channels: int = 32
+    blocks: int = 4
+    wide: int = 128
+    steps: int = 30_000
+    batch: int = 16
+    patch: int = 64  # low-resolution pixels
+    learning_rate: float = 8e-4
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.999
+    float_tail: float = 0.2  # last part of the steps without bfloat16
+    seed: int = 0
+
+
+def train(data: Path, folder: Path, recipe: Recipe, threads: int | None = None) -> SuperResolution:
+    """Train on the photos under `data`, keeping a resumable checkpoint in `folder`; returns the EMA network.
+
+    `data` holds JPEG or PNG photos (BSDS500 train + test here), searched recursively. An interrupted
+    run continues from `folder/checkpoint.pt` with the same crops.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    net = TrainingNet(recipe.scale, recipe.channels, recipe.blocks, recipe.wide)
+    net = net.to(memory_format=torch.channels_last)
+    average = TrainingNet(recipe.scale, recipe.channels, recipe.blocks, recipe.wide)
+    average.load_state_dict(net.state_dict())
+    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
+    checkpoint = folder / "checkpoint.pt"
+    done = _resume(checkpoint, recipe, net, average, optimizer)
+    pairs = photo_pairs(data, recipe.scale)
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = time.monotonic()
+    with Progress() as progress:
+        bar = progress.add_task(f"sr-x{recipe.scale}", total=recipe.steps, completed=done)
+        for step, (low, high) in crops(pairs, recipe, start=done):
+            loss = _step(net, optimizer, low, high, recipe, step)
+            with torch.no_grad():
+                decay = min(recipe.ema, (1 + step) / (10 + step))
+                for a, b in zip(average.parameters(), net.parameters(), strict=True):
+                    a.lerp_(b, 1 - decay)
+            progress.update(bar, completed=step + 1, description=f"sr-x{recipe.scale} loss {loss:.4f}")
+            if time.monotonic() - saved > 60 or step + 1 == recipe.steps:
+                _save(checkpoint, recipe, step + 1, net, average, optimizer)
+                saved = time.monotonic()
+    return average.plain()
+
+
+def _step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, low: Tensor, high: Tensor, recipe: Recipe, step: int
+) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = _rate(recipe, step)
+    with torch.autocast("cpu", torch.bfloat16, enabled=step < recipe.steps * (1 - recipe.float_tail)):
+        result = net(low.to(memory_format=torch.channels_last))
+    error = result - high
+    weights = error.new_tensor(LUMA)[None, :, None, None]
+    loss = error.abs().mean() + (error * weights).sum(1).abs().mean()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up over 500 steps, then a cosine to 1 % of the rate."""
+    if step < 500:
+        return recipe.learning_rate * (step + 1) / 500
+    progress = (step - 500) / max(1, recipe.steps - 500)
+    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
+
+
+def photo_pairs(data: Path, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(low, high) uint8 pairs of every photo, at full size and shrunk to 75 % and 50 %."""
+    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not files:
+        raise FileNotFoundError(f"no photos under '{data}': expected a folder of JPEG or PNG files")
+    pairs = []
+    for path in files:
+        photo = read_image(path)[:, :, :3]
+        for size in (1.0, 0.75, 0.5):
+            height, width = (int(n * size) // scale * scale for n in photo.shape[:2])
+            high = photo[:height, :width] if size == 1.0 else resize_bicubic(photo, height, width)
+            pairs.append((resize_bicubic(high, height // scale, width // scale), high))
+    return pairs
+
+
+def crops(
+    pairs: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe, start: int = 0
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Batches of random crops under the eight flips and turns; step n is the same in every run."""
+    patch, scale = recipe.patch, recipe.scale
+    large = [pair for pair in pairs if min(pair[0].shape[:2]) >= patch]
+    areas = np.array([p[0].shape[0] * p[0].shape[1] for p in large], dtype=np.float64)
+    for step in range(start, recipe.steps):
+        random = np.random.default_rng((recipe.seed, step))
+        lows, highs = [], []
+        for index in random.choice(len(large), recipe.batch, p=areas / areas.sum()):
+            low, high = large[index]
+            y, x = (int(random.integers(n - patch + 1)) for n in low.shape[:2])
+            turn, flip = int(random.integers(4)), bool(random.integers(2))
+            for out, image, k in ((lows, low, 1), (highs, high, scale)):
+                crop = np.rot90(image[y * k : (y + patch) * k, x * k : (x + patch) * k], turn)
+                out.append(crop[:, ::-1] if flip else crop)
+        yield step, (_to_tensor(lows), _to_tensor(highs))
+
+
+def _to_tensor(images: list[np.ndarray]) -> Tensor:
+    batch = torch.from_numpy(np.ascontiguousarray(np.stack(images)))
+    return batch.permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def _save(
+    path: Path, recipe: Recipe, step: int, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    state = {
+        "recipe": asdict(recipe),
+        "step": step,
+        "net": net.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(
+    path: Path, recipe: Recipe, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
+    """Steps already done, with the states loaded; 0 where there is no checkpoint of this recipe."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        raise ValueError(f"'{path}' is of another recipe ({state['recipe']}): train in another folder, or delete it")
+    net.load_state_dict(state["net"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
