@@ -8,20 +8,31 @@ nearest-neighbour enlargement of the input (the anchor), which stays float when 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 
-from edgekit.images import read_image, resize_bicubic
+from edgekit.exporters import ExportOptions, Source, export
+from edgekit.images import UInt8, photos, resize_bicubic
+from edgekit.manifest import Task
+from edgekit.quantization import Quantized, QuantizeOptions, calibration, quantize
+from edgekit.quantization.metrics import UpscalePsnr
+from edgekit.tensors import TensorSpec
+from edgekit.zoo.training import Checkpoint, update_average
 
 LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
+DATA = "BSDS500 train + test (Arbeláez et al. 2011), BSD100 left out; Set5 (Bevilacqua et al. 2012) for figures"
+BUCKETS = {
+    2: ({"height": 64, "width": 64}, {"height": 256, "width": 256}, {"height": 360, "width": 640}),
+    4: ({"height": 64, "width": 64}, {"height": 180, "width": 320}),
+}
+Pair = tuple[UInt8, UInt8]
 
 
 class SuperResolution(nn.Module):
@@ -126,37 +137,29 @@ class Recipe:
     seed: int = 0
 
 
-def train(data: Path, folder: Path, recipe: Recipe, threads: int | None = None) -> SuperResolution:
-    """Train on the photos under `data`, keeping a resumable checkpoint in `folder`; returns the EMA network.
+def train(data: Path, runs: Path, recipe: Recipe) -> SuperResolution:
+    """Train on the photos of `data`/bsds_train.zip; returns the averaged network, collapsed.
 
-    `data` holds JPEG or PNG photos (BSDS500 train + test here), searched recursively. An interrupted
-    run continues from `folder/checkpoint.pt` with the same crops.
+    An interrupted run continues from its checkpoint in `runs` with the same crops.
     """
-    if threads:
-        torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     net = TrainingNet(recipe.scale, recipe.channels, recipe.blocks, recipe.wide)
     net = net.to(memory_format=torch.channels_last)
     average = TrainingNet(recipe.scale, recipe.channels, recipe.blocks, recipe.wide)
     average.load_state_dict(net.state_dict())
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
-    checkpoint = folder / "checkpoint.pt"
-    done = _resume(checkpoint, recipe, net, average, optimizer)
-    pairs = photo_pairs(data, recipe.scale)
-    folder.mkdir(parents=True, exist_ok=True)
-    saved = time.monotonic()
-    with Progress() as progress:
+    checkpoint = Checkpoint(
+        runs / f"sr-x{recipe.scale}.pt", asdict(recipe), {"net": net, "average": average, "optimizer": optimizer}
+    )
+    done = checkpoint.resume()
+    pairs = photo_pairs(data / "bsds_train.zip", recipe.scale) if done < recipe.steps else []
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         bar = progress.add_task(f"sr-x{recipe.scale}", total=recipe.steps, completed=done)
         for step, (low, high) in crops(pairs, recipe, start=done):
             loss = _step(net, optimizer, low, high, recipe, step)
-            with torch.no_grad():
-                decay = min(recipe.ema, (1 + step) / (10 + step))
-                for a, b in zip(average.parameters(), net.parameters(), strict=True):
-                    a.lerp_(b, 1 - decay)
+            update_average(average, net, step, recipe.ema)
             progress.update(bar, completed=step + 1, description=f"sr-x{recipe.scale} loss {loss:.4f}")
-            if time.monotonic() - saved > 60 or step + 1 == recipe.steps:
-                _save(checkpoint, recipe, step + 1, net, average, optimizer)
-                saved = time.monotonic()
+            checkpoint.save(step + 1, last=step + 1 == recipe.steps)
     return average.plain()
 
 
@@ -185,14 +188,10 @@ def _rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
 
 
-def photo_pairs(data: Path, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(low, high) uint8 pairs of every photo, at full size and shrunk to 75 % and 50 %."""
-    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not files:
-        raise FileNotFoundError(f"no photos under '{data}': expected a folder of JPEG or PNG files")
+def photo_pairs(source: Path, scale: int) -> list[Pair]:
+    """(low, high) uint8 pairs of every photo in a folder or .zip, at full size and shrunk to 75 % and 50 %."""
     pairs = []
-    for path in files:
-        photo = read_image(path)[:, :, :3]
+    for _, photo in photos(source):
         for size in (1.0, 0.75, 0.5):
             height, width = (int(n * size) // scale * scale for n in photo.shape[:2])
             high = photo[:height, :width] if size == 1.0 else resize_bicubic(photo, height, width)
@@ -201,7 +200,7 @@ def photo_pairs(data: Path, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def crops(
-    pairs: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe, start: int = 0
+    pairs: list[Pair], recipe: Recipe, start: int = 0
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """Batches of random crops under the eight flips and turns; step n is the same in every run."""
     patch, scale = recipe.patch, recipe.scale
@@ -225,31 +224,46 @@ def _to_tensor(images: list[np.ndarray]) -> Tensor:
     return batch.permute(0, 3, 1, 2).float().div_(255.0)
 
 
-def _save(
-    path: Path, recipe: Recipe, step: int, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    state = {
-        "recipe": asdict(recipe),
-        "step": step,
-        "net": net.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+    """The whole recipe: train, export to three formats, quantize, measure on Set5, write the bundle to `out`."""
+    net = train(data, runs, recipe)
+    crops_of = calibration.from_photos(data / "bsds_train.zip", image_specs(recipe.scale)[0], count=64, side=128)
+    source = net_source(net, probes=[arrays[0] for arrays in crops_of[::16]])
+    options = ExportOptions(
+        buckets=BUCKETS[recipe.scale],
+        task=Task("upscale", {"scale": recipe.scale, "halo": net.halo}),
+        summary=f"Super-resolution ×{recipe.scale}, {sum(p.numel() for p in net.parameters()):,} parameters",
+        licence="Apache-2.0",
+        provenance={"recipe": "zoo/super_resolution.py", "settings": asdict(recipe), "data": DATA},
+        progress=progress,
+    )
+    bundle = export(source, out, options=options)
+    set5 = UpscalePsnr.of_photos(data / "set5.zip", recipe.scale, "Set5")
+    progress(f"bicubic gives {set5.bicubic():.2f} dB on {set5.data}")
+    return quantize(bundle, crops_of, set5, options=QuantizeOptions(max_drop=0.15, progress=progress))
 
 
-def _resume(
-    path: Path, recipe: Recipe, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> int:
-    """Steps already done, with the states loaded; 0 where there is no checkpoint of this recipe."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != asdict(recipe):
-        raise ValueError(f"'{path}' is of another recipe ({state['recipe']}): train in another folder, or delete it")
-    net.load_state_dict(state["net"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+def net_source(net: SuperResolution, probes: list[np.ndarray]) -> Source:
+    """The network as `export` takes it; probes are batch × 3 × height × width in 0…1."""
+    inputs, outputs = image_specs(net.scale)
+    settings = {"scale": net.scale, "channels": net.head.out_channels, "blocks": len(net.body)}
+    return Source(net, inputs, outputs, tuple((p,) for p in probes), "super_resolution", settings)
+
+
+def image_specs(scale: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What goes in and what comes out: float32 RGB in 0…1, of any height and width."""
+    small = TensorSpec("image", "float32", (1, 3, "height", "width"), "NCHW", (0.0, 1.0))
+    large = TensorSpec("upscaled", "float32", (1, 3, f"{scale}*height", f"{scale}*width"), "NCHW", (0.0, 1.0))
+    return (small,), (large,)
+
+
+@dataclass(frozen=True)
+class ZooRecipe:
+    """A bundle of the zoo, as `edgekit train NAME` makes it."""
+
+    recipe: Recipe
+    build: Callable[[Path, Path, Path, Recipe, Callable[[str], None]], Quantized] = build
+
+
+X2 = ZooRecipe(Recipe(scale=2, steps=45_000, patch=64))
+X4 = ZooRecipe(Recipe(scale=4, steps=30_000, patch=48))

@@ -1,0 +1,28 @@
+"""Which layers err most in int8: each is quantized alone, and its noise at the output measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from edgekit.exporters.parity import compare
+from edgekit.exporters.sources import Source
+from edgekit.quantization.pt2e import layer_names, quantize_source
+from edgekit.tensors import Array
+
+
+def rank_layers(source: Source, calibration: Sequence[tuple[Array, ...]], inputs: int = 4) -> list[str]:
+    """Layer names, the one whose quantization alone disturbs the outputs most first."""
+    names = layer_names(source)
+    probes = calibration[:inputs]
+    expected = [source.run(arrays) for arrays in probes]
+    noise = {}
+    for name in names:
+        alone = quantize_source(source, probes, [other for other in names if other != name])
+        with torch.no_grad():
+            outputs = [alone.folded(*(torch.from_numpy(a.copy()) for a in arrays)) for arrays in probes]
+        as_lists = [[o.numpy()] if isinstance(o, torch.Tensor) else [r.numpy() for r in o] for o in outputs]
+        noise[name] = float(np.mean([compare(o, e)[1] for o, e in zip(as_lists, expected, strict=True)]))
+    return sorted(names, key=lambda name: noise[name])
