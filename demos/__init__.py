@@ -1,1 +1,1 @@
-"""edgekit."""
+"""What people try first: run with `make run`, and read as examples."""

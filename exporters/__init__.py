@@ -50,7 +50,7 @@ def export(
     example_inputs: Sequence[Array] = (),
     *,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
-    options: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+    options: ExportOptions = ExportOptions(),
 ) -> Bundle:
     """Export a PyTorch module to a bundle at the folder `out`, each file run in its engine and compared.
 
@@ -133,7 +133,7 @@ def convert(graph: Graph, name: str, stage: Path, options: ExportOptions) -> lis
 def smallest(source: Source, buckets: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """The sizes that golden values are made at: the smallest bucket, so that every format can run them."""
     if buckets:
-        return dict(min(buckets, key=lambda b: int(np.prod(list(b.values())))))
+        return min((dict(b) for b in buckets), key=lambda sizes: int(np.prod(list(sizes.values()))))
     return {d: 64 for s in source.inputs for d in s.shape if isinstance(d, str)}
 
 

@@ -39,7 +39,9 @@ class OnnxExporter(Exporter):
                     verbose=False,
                 )
             except Exception as error:  # the exporter wraps and re-raises whatever a converter threw
-                raise ExportError(f"onnx: {type(graph.module).__name__} does not convert: {first_line(error)}") from error
+                raise ExportError(
+                    f"onnx: {type(graph.module).__name__} does not convert: {first_line(error)}"
+                ) from error
         clean(folder / name, graph.inputs, graph.outputs)
         return Written((name,), graph.inputs, graph.outputs)
 
@@ -89,10 +91,12 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
-
-

@@ -27,5 +27,7 @@ class OpenVinoExporter(Exporter):
                     model = openvino.convert_model(str(Path(scratch, "model.onnx")))
                     openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
             except RuntimeError as error:
-                raise ExportError(f"openvino: {type(graph.module).__name__} does not convert: {first_line(error)}") from error
+                raise ExportError(
+                    f"openvino: {type(graph.module).__name__} does not convert: {first_line(error)}"
+                ) from error
         return Written((f"{stem}.xml", f"{stem}.bin"), graph.inputs, graph.outputs)

@@ -75,5 +75,3 @@ def require(parity: Parity, tolerance: float, what: str, outputs: Sequence[Tenso
             f"(SNR {parity.snr_db:.0f} dB), allowed {tolerance:.2g}; is the module in eval() and free of "
             "randomness and of control flow on values?"
         )
-
-

@@ -69,9 +69,7 @@ def from_module(
     free = dynamic or {}
     if len(names) != len(arrays) or not set(free) <= set(names):
         raise InputError(f"got names {list(names)} and free dimensions of {sorted(free)} for {len(arrays)} inputs")
-    inputs = tuple(
-        _spec(name, a, {axis: dim for axis, dim in free.get(name, {}).items()}) for name, a in zip(names, arrays, strict=True)
-    )
+    inputs = tuple(_spec(name, a, dict(free.get(name, {}).items())) for name, a in zip(names, arrays, strict=True))
     outputs = _outputs(module.eval(), arrays, inputs)
     random = np.random.default_rng(0)
     probes = [tuple(arrays), *(tuple(_shuffled(a, random) for a in arrays) for _ in range(2))]
@@ -91,7 +89,9 @@ def from_factory(reference: str, weights: Path | None = None) -> nn.Module:
     try:
         factory = getattr(_import(place), name or "")
     except (ImportError, AttributeError, OSError) as error:
-        raise InputError(f"cannot find '{reference}': {error}; expected package.module:factory or file.py:factory") from error
+        raise InputError(
+            f"cannot find '{reference}': {error}; expected package.module:factory or file.py:factory"
+        ) from error
     module = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(module, nn.Module):
         raise InputError(f"'{reference}' gave {type(module).__name__}: expected a torch.nn.Module")

@@ -35,14 +35,18 @@ class TfliteExporter(Exporter):
         with quiet(), _silent_descriptors():
             convert, settings = _converter(graph.precision)
             try:
-                module = ChannelsLast(shuffle_channels_last(capture(graph, sizes).module()), graph.inputs, graph.outputs)
+                module = ChannelsLast(
+                    shuffle_channels_last(capture(graph, sizes).module()), graph.inputs, graph.outputs
+                )
                 example = tuple(
                     _to_last(torch.from_numpy(a.copy()), s)
                     for a, s in zip(graph.example(sizes), graph.inputs, strict=True)
                 )
                 convert(module, example, **settings).export(str(folder / name))
             except Exception as error:  # converters of three projects, each with its own errors
-                raise ExportError(f"tflite: {type(graph.module).__name__} does not convert: {first_line(error)}") from error
+                raise ExportError(
+                    f"tflite: {type(graph.module).__name__} does not convert: {first_line(error)}"
+                ) from error
         return Written((name,), inputs, outputs)
 
 
@@ -56,7 +60,10 @@ class ChannelsLast(nn.Module):
         self.training = False  # an exported graph inside refuses eval(), and needs none
 
     def forward(self, *tensors: Tensor) -> Any:
-        turned = [t.permute(axes("NHWC", "NCHW")) if s.layout == "NCHW" else t for t, s in zip(tensors, self.input_specs, strict=True)]
+        turned = [
+            t.permute(axes("NHWC", "NCHW")) if s.layout == "NCHW" else t
+            for t, s in zip(tensors, self.input_specs, strict=True)
+        ]
         results = self.module(*turned)
         several = isinstance(results, (tuple, list))
         last = [_to_last(r, s) for r, s in zip(results if several else (results,), self.output_specs, strict=True)]

@@ -53,7 +53,7 @@ def quantize(
     metric: Metric | None = None,
     *,
     source: Source | None = None,
-    options: QuantizeOptions = QuantizeOptions(),  # noqa: B008  (frozen)
+    options: QuantizeOptions = QuantizeOptions(),
 ) -> Quantized:
     """Write static int8 variants next to a bundle's fp32 ones; the bundle is replaced in one step.
 

@@ -12,7 +12,9 @@ from edgekit.images import photos, to_tensor
 from edgekit.tensors import Array, TensorSpec
 
 
-def from_photos(folder: str | Path, inputs: Sequence[TensorSpec], count: int = 64, side: int = 128) -> list[tuple[Array, ...]]:
+def from_photos(
+    folder: str | Path, inputs: Sequence[TensorSpec], count: int = 64, side: int = 128
+) -> list[tuple[Array, ...]]:
     """Crops of photos for a network with one image input, spread evenly over the folder or .zip.
 
     Raises:
@@ -34,6 +36,8 @@ def _crop(image: Array, spec: TensorSpec, side: int, random: np.random.Generator
     wanted = [spec.shape[spec.layout.index(letter)] for letter in "HW"]
     height, width = (n if isinstance(n, int) else min(side, have) for n, have in zip(wanted, image.shape, strict=False))
     if image.shape[0] < height or image.shape[1] < width:
-        image = np.pad(image, ((0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)), "reflect")
+        image = np.pad(
+            image, ((0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)), "reflect"
+        )
     y, x = random.integers(image.shape[0] - height + 1), random.integers(image.shape[1] - width + 1)
     return np.ascontiguousarray(image[y : y + height, x : x + width])

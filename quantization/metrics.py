@@ -58,7 +58,9 @@ class UpscalePsnr(Metric):
 
     def bicubic(self) -> float:
         """The same of plain bicubic enlargement: the check that a figure can be compared with others."""
-        return float(np.mean([psnr_y(resize_bicubic(low, *high.shape[:2]), high, self.scale) for low, high in self.pairs]))
+        return float(
+            np.mean([psnr_y(resize_bicubic(low, *high.shape[:2]), high, self.scale) for low, high in self.pairs])
+        )
 
 
 def degrade(photo: UInt8, scale: int) -> tuple[UInt8, UInt8]:

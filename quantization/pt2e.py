@@ -16,15 +16,17 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
 from edgekit.errors import QuantizationError
 from edgekit.exporters.graphs import Graph
 from edgekit.exporters.onnx_ import capture, quiet
 from edgekit.exporters.sources import Source
 from edgekit.tensors import Array
+
+with quiet():  # torchao names every optional library that it does not find
+    from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
 aten = torch.ops.aten
 LAYERS = (aten.conv2d.default, aten.conv1d.default, aten.linear.default)
@@ -83,7 +85,9 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
         """Nothing to check: what was annotated is plain."""
 
 
-def quantize_source(source: Source, calibration: Sequence[tuple[Array, ...]], keep_float: Sequence[str]) -> QuantizedSource:
+def quantize_source(
+    source: Source, calibration: Sequence[tuple[Array, ...]], keep_float: Sequence[str]
+) -> QuantizedSource:
     """Calibrate a float source and return it in int8.
 
     Args:
@@ -101,7 +105,9 @@ def quantize_source(source: Source, calibration: Sequence[tuple[Array, ...]], ke
         _refuse_unmatched(graph_module, keep_float)
         prepared = prepare_pt2e(graph_module, quantizer)
         if not quantizer.layers:
-            raise QuantizationError(f"no layer is left to quantize: {type(source.module).__name__} has none but {keep_float}")
+            raise QuantizationError(
+                f"no layer is left to quantize: {type(source.module).__name__} has none but {keep_float}"
+            )
         for arrays in calibration:
             prepared(*(torch.from_numpy(a.copy()) for a in arrays))
         folded = convert_pt2e(copy.deepcopy(prepared), fold_quantize=True)

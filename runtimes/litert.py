@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,6 +20,7 @@ from edgekit.session import Device, Model, Placement, Runtime, Session
 from edgekit.tensors import Array, TensorSpec
 
 MAGIC = b"TFL3"
+_MUTING = threading.Lock()  # descriptor 2 is the process's: one at a time
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,15 @@ class LiteRtRuntime(Runtime):
         with open(model.path, "rb") as file:  # a file that is no flatbuffer crashes the interpreter
             if file.read(8)[4:] != MAGIC:
                 raise EngineError(f"litert cannot open '{model.path.name}': it is not a .tflite flatbuffer")
-        plain = {} if options.xnnpack else {
-            "experimental_op_resolver_type": module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        }
+        plain = (
+            {}
+            if options.xnnpack
+            else {"experimental_op_resolver_type": module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+        )
         try:
-            interpreter = module.Interpreter(model_path=str(model.path), num_threads=threads, **plain)
-            interpreter.allocate_tensors()
+            with _muted():
+                interpreter = module.Interpreter(model_path=str(model.path), num_threads=threads, **plain)
+                interpreter.allocate_tensors()
         except Exception as error:  # ValueError and RuntimeError, from C++
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise EngineError(f"litert cannot open '{model.path.name}': {reason}") from error
@@ -131,6 +140,21 @@ def _operators(engine: Any) -> tuple[dict[str, int], bool]:
     dtypes = {t["index"]: t["dtype"] for t in engine.get_tensor_details()}
     heavy = [op for op in plain if "CONV" in op["op_name"] or op["op_name"] in ("FULLY_CONNECTED", "BATCH_MATMUL")]
     return dict(counted), any(dtypes.get(int(op["inputs"][0])) is np.int8 for op in heavy)
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Keep the C++ line "INFO: Created TensorFlow Lite XNNPACK delegate" off stderr; no setting does."""
+    with _MUTING:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _engine() -> tuple[Any, str]:

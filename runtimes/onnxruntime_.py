@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.profile import processor
 from edgekit.session import Device, Model, Placement, Runtime, Session
@@ -70,7 +69,9 @@ class OnnxRuntime(Runtime):
         try:
             session = engine.InferenceSession(str(model.path), settings, providers=[provider])
         except Exception as error:  # the engine raises a dozen unrelated types of its own
-            raise EngineError(f"onnxruntime cannot open '{model.path.name}' on {device}: {_first_line(error)}") from error
+            raise EngineError(
+                f"onnxruntime cannot open '{model.path.name}' on {device}: {_first_line(error)}"
+            ) from error
         return OnnxSession(session, model, device, threads)
 
     def _provider(self, device: str) -> tuple[str, dict[str, str]]:
@@ -149,5 +150,3 @@ def _spec(tensor: Any) -> TensorSpec:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-

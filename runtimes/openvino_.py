@@ -126,9 +126,7 @@ def _engine() -> Any:
 
 
 def _spec(port: Any) -> TensorSpec:
-    shape = tuple(
-        d.get_length() if d.is_static else f"dim{i}" for i, d in enumerate(port.get_partial_shape())
-    )
+    shape = tuple(d.get_length() if d.is_static else f"dim{i}" for i, d in enumerate(port.get_partial_shape()))
     return TensorSpec(port.get_any_name(), str(port.get_element_type().to_dtype()), shape)
 
 

@@ -82,5 +82,3 @@ class ReferenceSession(Session):
 
     def _close(self) -> None:
         self._function = None
-
-

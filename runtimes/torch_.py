@@ -58,7 +58,7 @@ class TorchSession(Session):
         outputs: tuple[TensorSpec, ...],
         device: str = "cpu",
         threads: int | None = None,
-        options: TorchOptions = TorchOptions(),  # noqa: B008  (frozen)
+        options: TorchOptions = TorchOptions(),
     ) -> None:
         super().__init__()
         self._torch = _engine()

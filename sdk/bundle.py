@@ -89,7 +89,7 @@ class Bundle:
 
     def model_path(self, variant: Variant) -> Path:
         """The file that an engine opens, after all files of the variant were checked."""
-        return [self.file(entry) for entry in variant.files][0]
+        return next(self.file(entry) for entry in variant.files)
 
     def golden(self, component: str = "model") -> dict[str, Array]:
         """The golden arrays by tensor name: inputs whole, outputs as `golden_sample` of them."""
@@ -180,9 +180,7 @@ def unpack(archive: str | Path, folder: Path) -> Path:
     return folder
 
 
-def _extract(
-    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], entry: FileEntry, stage: Path
-) -> None:
+def _extract(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], entry: FileEntry, stage: Path) -> None:
     info = members.get(entry.path)
     if info is None or info.file_size != entry.bytes:
         raise HashMismatch(f"'{entry.path}' in '{archive.filename}' is missing or not {entry.bytes} bytes long")

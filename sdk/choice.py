@@ -87,9 +87,7 @@ def _fits(variant: Variant, sizes: Mapping[str, int]) -> bool:
     return all(variant.sizes[name] == size for name, size in sizes.items() if name in variant.sizes)
 
 
-def _refuse(
-    bundle: Bundle, component: str, runtime: str, precision: str, options: list[tuple[str, Variant]]
-) -> None:
+def _refuse(bundle: Bundle, component: str, runtime: str, precision: str, options: list[tuple[str, Variant]]) -> None:
     if options:
         raise NotInstalled("; ".join(dict.fromkeys(_missing(name) for name, _ in options)))
     have = ", ".join(sorted({f"{v.format} {v.precision}" for v in bundle.component(component).variants}))

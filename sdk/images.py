@@ -147,14 +147,21 @@ def resize_bicubic(image: npt.NDArray[Any], height: int, width: int) -> npt.NDAr
     Keys (1981), a = −0.5, widened when shrinking, edges mirrored: the degradation of the standard
     super-resolution protocol. uint8 in gives rounded uint8 out; floats stay float32.
     """
-    rows, row_weights = _bicubic_taps(image.shape[0], height)
-    columns, column_weights = _bicubic_taps(image.shape[1], width)
-    data = image.astype(np.float32)
-    data = sum(w[:, None, None] * data[i] for i, w in zip(rows.T, row_weights.T, strict=True))
-    data = sum(w[None, :, None] * data[:, i] for i, w in zip(columns.T, column_weights.T, strict=True))
+    data: npt.NDArray[Any] = _resample(image.astype(np.float32), height, axis=0)
+    data = _resample(data, width, axis=1)
     if image.dtype == np.uint8:
         return np.clip(data + 0.5, 0, 255).astype(np.uint8)
     return data
+
+
+def _resample(data: npt.NDArray[np.float32], size: int, axis: int) -> npt.NDArray[np.float32]:
+    """Weighted sums of the source rows (axis 0) or columns (axis 1) that each output one is made of."""
+    indices, weights = _bicubic_taps(data.shape[axis], size)
+    along = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+    result = data.take(indices[:, 0], axis) * weights[:, 0].reshape(along)
+    for tap in range(1, indices.shape[1]):
+        result += data.take(indices[:, tap], axis) * weights[:, tap].reshape(along)
+    return result
 
 
 @lru_cache(maxsize=64)
@@ -181,7 +188,8 @@ def _keys_cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def luma(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """The BT.601 studio-range Y channel (16…235) of RGB in 0…255, as MATLAB's `rgb2ycbcr`."""
-    return 16.0 + (image[..., :3].astype(np.float64) @ np.array([65.481, 128.553, 24.966])) / 255.0
+    weights = np.array([65.481, 128.553, 24.966]) / 255.0
+    return np.asarray(16.0 + image[..., :3].astype(np.float64) @ weights, dtype=np.float64)
 
 
 def psnr_y(image: UInt8, truth: UInt8, shave: int = 0) -> float:

@@ -24,7 +24,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """Immutable; unknown keys are refused, defaults are not written."""
 
 
-class FileEntry(_Strict):
+class FileEntry(_Strict, frozen=True):
     """One file: its path inside the bundle, size and SHA-256."""
 
     path: str
@@ -32,7 +32,7 @@ class FileEntry(_Strict):
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Quality(_Strict):
+class Quality(_Strict, frozen=True):
     """What the task's own metric says of a variant; `drop` is the loss from fp32, positive when worse."""
 
     metric: str
@@ -41,7 +41,7 @@ class Quality(_Strict):
     data: str
 
 
-class Parity(_Strict):
+class Parity(_Strict, frozen=True):
     """The variant's outputs against PyTorch in fp32: largest absolute error, and SNR in dB (999 = equal)."""
 
     max_error: float
@@ -49,7 +49,7 @@ class Parity(_Strict):
     inputs: int
 
 
-class Variant(_Strict):
+class Variant(_Strict, frozen=True):
     """One form of a component: format × precision × sizes of the free dimensions, where they are fixed."""
 
     format: Format
@@ -75,14 +75,14 @@ class Variant(_Strict):
         return f"{self.format} {self.precision}{sizes}"
 
 
-class Golden(_Strict):
+class Golden(_Strict, frozen=True):
     """An input tensor, whole, or an output tensor's values at evenly spread places, from PyTorch in fp32."""
 
     tensor: str
     file: FileEntry
 
 
-class Component(_Strict):
+class Component(_Strict, frozen=True):
     """One graph: what goes in and out, and the files that compute it.
 
     `settings` rebuild the PyTorch network of `family` where the bundle carries its weights.
@@ -96,17 +96,17 @@ class Component(_Strict):
     settings: dict[str, int | float | str | bool] = {}
 
 
-class Task(_Strict):
+class Task(_Strict, frozen=True):
     """The task that runs the bundle, and its settings."""
 
     name: str
     settings: dict[str, Any] = {}
 
 
-class Manifest(_Strict, kw_only=True, omit_defaults=False):
+class Manifest(_Strict, frozen=True, kw_only=True, omit_defaults=False):
     """bundle.json."""
 
-    schema: Literal[1] = SCHEMA
+    schema: Literal[1] = 1
     name: Name
     version: str = "1"
     summary: str = ""

@@ -78,7 +78,7 @@ def fastest(
         return None
     best, *others = sorted(rows, key=lambda row: row.p50_ms)
     behind = f", ahead of {others[0].runtime} {others[0].precision} ({others[0].p50_ms:.1f} ms)" if others else ""
-    why = f"fastest measured here on {found.measured_at}: {best.p50_ms:.1f} ms{behind}"
+    why = f"fastest measured here on {found.measured_at}: {best.p50_ms:.1f} ms a run{behind}"
     return msgspec.structs.replace(best, why=why)
 
 
@@ -111,5 +111,3 @@ def _version(package: str) -> str:
 def _path(bundle: Bundle) -> Path:
     key = hashlib.sha256(f"{bundle.hash}\n{machine()}".encode()).hexdigest()[:24]
     return cache_folder() / "profiles" / f"{bundle.name}-{key}.json"
-
-

@@ -6,15 +6,21 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from edgekit import choice, registry
-from edgekit.bundle import Bundle, find
-from edgekit.errors import BundleNotFound, DeviceUnavailable, EdgekitError, InputError, NotInstalled, SessionClosed
-from edgekit.errors import TensorError
+from edgekit.bundle import Bundle
+from edgekit.errors import (
+    BundleNotFound,
+    DeviceUnavailable,
+    InputError,
+    NotInstalled,
+    SessionClosed,
+    TensorError,
+)
 from edgekit.tensors import Array, TensorSpec
 
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
@@ -255,9 +261,7 @@ def open_session(
     return session
 
 
-def _open_file(
-    path: Path, name: str, device: str, precision: str, threads: int | None, options: Any
-) -> Session:
+def _open_file(path: Path, name: str, device: str, precision: str, threads: int | None, options: Any) -> Session:
     if not path.is_file():
         raise BundleNotFound(f"no model file at '{path}'")
     if precision != "auto":
@@ -279,5 +283,3 @@ def _opened(name: str, model: Model, device: str, threads: int | None, options: 
     if not isinstance(options, engine.options):
         raise InputError(f"got options {type(options).__name__}: {name} takes {engine.options.__name__}")
     return engine.open(model, device, threads, options)
-
-

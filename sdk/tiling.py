@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ def spans(length: int, window: int, halo: int) -> list[Span]:
         raise InputError(f"got tiles of {window} pixels: with a halo of {halo} they need more than {2 * halo}")
     count = math.ceil((length - 2 * halo) / (window - 2 * halo))
     starts = [round(i * (length - window) / (count - 1)) for i in range(count)]
-    cuts = [0, *((a + window + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
+    cuts = [0, *((a + window + b) // 2 for a, b in itertools.pairwise(starts)), length]
     return [Span(s, s + window, cuts[i], cuts[i + 1]) for i, s in enumerate(starts)]
 
 

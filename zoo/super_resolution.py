@@ -8,9 +8,11 @@ nearest-neighbour enlargement of the input (the anchor), which stays float when 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,13 +20,14 @@ import torch.nn.functional as F
 from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 
-from edgekit.exporters import ExportOptions, Source, export
 from edgekit.images import UInt8, photos, resize_bicubic
 from edgekit.manifest import Task
-from edgekit.quantization import Quantized, QuantizeOptions, calibration, quantize
-from edgekit.quantization.metrics import UpscalePsnr
 from edgekit.tensors import TensorSpec
 from edgekit.zoo.training import Checkpoint, update_average
+
+if TYPE_CHECKING:  # the converters are imported by `build` alone: a session of this network needs none
+    from edgekit.exporters import Source
+    from edgekit.quantization import Quantized
 
 LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 DATA = "BSDS500 train + test (Arbeláez et al. 2011), BSD100 left out; Set5 (Bevilacqua et al. 2012) for figures"
@@ -92,9 +95,7 @@ class TrainingNet(nn.Module):
         super().__init__()
         self.scale = scale
         widths = [3] + [channels] * (blocks + 1) + [3 * scale**2]
-        self.layers = nn.ModuleList(
-            CollapsibleConv(i, o, wide) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(CollapsibleConv(i, o, wide) for i, o in itertools.pairwise(widths))
 
     def forward(self, image: Tensor) -> Tensor:
         x = image
@@ -107,15 +108,12 @@ class TrainingNet(nn.Module):
 
     def plain(self) -> SuperResolution:
         """The network that ships, with every block collapsed."""
-        first = self.layers[0]
-        assert isinstance(first, CollapsibleConv)
-        net = SuperResolution(self.scale, first.project.out_channels, len(self.layers) - 2)
-        targets = [net.head, *net.body, net.tail]
-        with torch.no_grad():
-            for layer, conv in zip(self.layers, targets, strict=True):
-                weight, bias = layer.collapsed()  # type: ignore[operator]
-                conv.weight.copy_(weight)  # type: ignore[operator,union-attr]
-                conv.bias.copy_(bias)  # type: ignore[operator,union-attr]
+        collapsed = [layer.collapsed() for layer in self.layers if isinstance(layer, CollapsibleConv)]
+        net = SuperResolution(self.scale, collapsed[0][0].shape[0], len(collapsed) - 2)
+        names = ["head", *(f"body.{i}" for i in range(len(collapsed) - 2)), "tail"]
+        state = {f"{name}.weight": weight for name, (weight, _) in zip(names, collapsed, strict=True)}
+        state |= {f"{name}.bias": bias for name, (_, bias) in zip(names, collapsed, strict=True)}
+        net.load_state_dict(state)
         return net.eval()
 
 
@@ -144,7 +142,7 @@ def train(data: Path, runs: Path, recipe: Recipe) -> SuperResolution:
     """
     torch.manual_seed(recipe.seed)
     net = TrainingNet(recipe.scale, recipe.channels, recipe.blocks, recipe.wide)
-    net = net.to(memory_format=torch.channels_last)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     average = TrainingNet(recipe.scale, recipe.channels, recipe.blocks, recipe.wide)
     average.load_state_dict(net.state_dict())
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
@@ -174,7 +172,7 @@ def _step(
     weights = error.new_tensor(LUMA)[None, :, None, None]
     loss = error.abs().mean() + (error * weights).sum(1).abs().mean()
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
     optimizer.step()
     return float(loss.detach())
@@ -199,16 +197,15 @@ def photo_pairs(source: Path, scale: int) -> list[Pair]:
     return pairs
 
 
-def crops(
-    pairs: list[Pair], recipe: Recipe, start: int = 0
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+def crops(pairs: list[Pair], recipe: Recipe, start: int = 0) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """Batches of random crops under the eight flips and turns; step n is the same in every run."""
     patch, scale = recipe.patch, recipe.scale
     large = [pair for pair in pairs if min(pair[0].shape[:2]) >= patch]
     areas = np.array([p[0].shape[0] * p[0].shape[1] for p in large], dtype=np.float64)
     for step in range(start, recipe.steps):
         random = np.random.default_rng((recipe.seed, step))
-        lows, highs = [], []
+        lows: list[UInt8] = []
+        highs: list[UInt8] = []
         for index in random.choice(len(large), recipe.batch, p=areas / areas.sum()):
             low, high = large[index]
             y, x = (int(random.integers(n - patch + 1)) for n in low.shape[:2])
@@ -226,6 +223,10 @@ def _to_tensor(images: list[np.ndarray]) -> Tensor:
 
 def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
     """The whole recipe: train, export to three formats, quantize, measure on Set5, write the bundle to `out`."""
+    from edgekit.exporters import ExportOptions, export
+    from edgekit.quantization import QuantizeOptions, calibration, quantize
+    from edgekit.quantization.metrics import UpscalePsnr
+
     net = train(data, runs, recipe)
     crops_of = calibration.from_photos(data / "bsds_train.zip", image_specs(recipe.scale)[0], count=64, side=128)
     source = net_source(net, probes=[arrays[0] for arrays in crops_of[::16]])
@@ -245,6 +246,8 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
 
 def net_source(net: SuperResolution, probes: list[np.ndarray]) -> Source:
     """The network as `export` takes it; probes are batch × 3 × height × width in 0…1."""
+    from edgekit.exporters import Source
+
     inputs, outputs = image_specs(net.scale)
     settings = {"scale": net.scale, "channels": net.head.out_channels, "blocks": len(net.body)}
     return Source(net, inputs, outputs, tuple((p,) for p in probes), "super_resolution", settings)

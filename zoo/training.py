@@ -38,7 +38,9 @@ class Checkpoint:
             return 0
         state = torch.load(self.path, weights_only=True)
         if state["recipe"] != dict(self.recipe):
-            raise InputError(f"'{self.path}' is of another recipe, {state['recipe']}: name another --runs folder, or delete it")
+            raise InputError(
+                f"'{self.path}' is of another recipe, {state['recipe']}: name another --runs folder, or delete it"
+            )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         return int(state["step"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -52,13 +52,7 @@ class Upscaler:
         self.bundle = bundle
         self.scale = self.settings.scale
         picked = choice.pick(bundle, "model", runtime, device, precision, {}, threads)
-        self._request = {
-            "runtime": picked.runtime,
-            "device": device,
-            "precision": picked.variant.precision,
-            "threads": picked.threads,
-        }
-        self._why = picked.why
+        self._picked, self._device = picked, device
         self._max_tile = max_tile
         self._windows = self._fixed_windows(picked.variant.format)
         self._sessions: dict[tuple[int, int] | None, Session] = {}
@@ -66,8 +60,8 @@ class Upscaler:
         self._lock = threading.Lock()
         self._session(next(iter(self._windows), None))  # errors come here, not with the first image
 
-    def __call__(self, image: UInt8) -> UInt8:
-        """Enlarge one image.
+    def __call__(self, image: UInt8, *, progress: Callable[[], None] = lambda: None) -> UInt8:
+        """Enlarge one image; `progress` is called after every tile.
 
         Raises:
             ImageError: not an image array; see `images.as_uint8` for what is taken.
@@ -75,6 +69,7 @@ class Upscaler:
         image = images.as_uint8(image)
         parts = self._tiles(image[:, :, :3])
         first_tile, first = next(parts)
+        progress()
         height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
         if image.shape[2] == 3 and first.shape[:2] == (height, width):
             return first
@@ -82,6 +77,7 @@ class Upscaler:
         self._place(result, first_tile, first)
         for tile, part in parts:
             self._place(result, tile, part)
+            progress()
         if image.shape[2] == 4:
             result[:, :, 3] = _enlarge_alpha(image[:, :, 3], height, width)
         return result
@@ -101,7 +97,7 @@ class Upscaler:
             "name": self.bundle.name,
             "task": "upscale",
             "scale": self.scale,
-            "why": self._why,
+            "why": self._picked.why,
             "tile_sizes": [list(w) for w in self._windows] or f"any up to {self._max_tile}",
             "placement": msgspec.to_builtins(self.placement()),
         }
@@ -110,8 +106,7 @@ class Upscaler:
         """Where the model runs, read from the engine."""
         with self._lock:
             session = next(iter(self._sessions.values()))
-        placement = session.placement()
-        return placement
+        return session.placement()
 
     def close(self) -> None:
         """Free the engine's memory."""
@@ -171,7 +166,7 @@ class Upscaler:
 
     def _fixed_windows(self, format: str) -> list[tuple[int, int]]:
         variants = self.bundle.component().variants
-        precision = self._request["precision"]
+        precision = self._picked.variant.precision
         sizes = [v.sizes for v in variants if v.format == format and v.precision == precision and v.sizes]
         return [(s["height"], s["width"]) for s in sizes]
 
@@ -179,8 +174,15 @@ class Upscaler:
         with self._lock:
             if window not in self._sessions:
                 sizes = {"height": window[0], "width": window[1]} if window else None
-                session = open_session(self.bundle, sizes=sizes, **self._request)
-                session.why = self._why
+                session = open_session(
+                    self.bundle,
+                    self._picked.runtime,
+                    device=self._device,
+                    precision=self._picked.variant.precision,
+                    threads=self._picked.threads,
+                    sizes=sizes,
+                )
+                session.why = self._picked.why
                 self._sessions[window] = session
             return self._sessions[window]
 
@@ -189,5 +191,3 @@ def _enlarge_alpha(alpha: UInt8, height: int, width: int) -> UInt8:
     cv2 = images.opencv()
     enlarged: UInt8 = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC)
     return enlarged
-
-

@@ -1,0 +1,49 @@
+# make run     upscale a photo on every engine        make run PHOTO=mine.jpg
+# make test    every test                             make check   ruff and mypy
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+FOLDERS := runtimes exporters quantization zoo benchmarks demos
+
+.PHONY: run test check format clean
+
+run: $(VENV)/.run
+	$(BIN)/python -m edgekit.demos.upscale_photo $(if $(PHOTO),"$(PHOTO)")
+
+test: $(VENV)/.dev
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev .typetree/edgekit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.typetree $(BIN)/mypy -p edgekit
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .typetree build *.egg-info out
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing the runtime set (no PyTorch) into $(VENV)"
+	$(INSTALL) -e '.[demo]'
+	touch $@
+
+# PyTorch first and alone: a bare `torch` of another package's choosing takes several GB of CUDA packages.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing the full set (PyTorch, converters, test tools) into $(VENV)"
+	$(INSTALL) torch
+	$(INSTALL) -e '.[all,dev]'
+	touch $@
+
+# mypy does not follow an editable install's mapping of edgekit to sdk/: links show it the package's shape.
+.typetree/edgekit: $(wildcard sdk/*)
+	rm -rf $@
+	mkdir -p $@
+	ln -s $(abspath sdk)/* $@
+	ln -s $(foreach folder,$(FOLDERS),$(abspath $(folder))) $@

@@ -1,0 +1,100 @@
+"""What stands in the way on this machine: missing or clashing packages, processor features, clocks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import distributions
+from typing import Literal
+
+import msgspec
+
+from edgekit import registry
+from edgekit.errors import EdgekitError
+from edgekit.session import runtime
+
+Level = Literal["ok", "note", "problem"]
+
+# Distributions that install the same import package over one another: the last one installed wins in part.
+CLASHES = (
+    (
+        "onnxruntime",
+        ("onnxruntime", "onnxruntime-gpu", "onnxruntime-webgpu", "onnxruntime-directml", "onnxruntime-openvino"),
+    ),
+    ("cv2", ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")),
+)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing found: "problem" must be mended, "note" is worth knowing."""
+
+    level: Level
+    text: str
+
+
+def findings() -> list[Finding]:
+    """Everything that this machine should be told about."""
+    installed = {str(d.metadata["Name"]).lower() for d in distributions() if d.metadata["Name"]}
+    return [*_engines(), *_clashes(installed), *_opencv(installed), *_processor(), *_system()]
+
+
+def _engines() -> list[Finding]:
+    found = []
+    for name in registry.names("runtimes"):
+        if name in ("reference", "torch"):
+            continue
+        try:
+            found.append(Finding("ok", f"{name} {runtime(name).version()}"))
+        except EdgekitError as error:
+            found.append(Finding("note", str(error)))
+    if not any(f.level == "ok" for f in found):
+        found.append(
+            Finding("problem", "no inference engine is installed: pip install 'edgekit[onnx]' brings the smallest")
+        )
+    return found
+
+
+def _clashes(installed: set[str]) -> list[Finding]:
+    return [
+        Finding(
+            "problem",
+            f"{' and '.join(both)} overwrite each other's '{package}': pip uninstall {' '.join(both)}, then install one",
+        )
+        for package, names in CLASHES
+        if len(both := [n for n in names if n in installed]) > 1
+    ]
+
+
+def _opencv(installed: set[str]) -> list[Finding]:
+    if any(name in installed for name in CLASHES[1][1]):
+        return []
+    return [Finding("note", "images need OpenCV: pip install 'edgekit[image]'")]
+
+
+def _processor() -> list[Finding]:
+    from edgekit.benchmarks import machine
+
+    if machine.int8_units():
+        return [Finding("ok", f"int8 instructions: {', '.join(machine.int8_units())}")]
+    return [
+        Finding("note", "the processor has no int8 dot product (VNNI, Arm dotprod): measure before you choose int8")
+    ]
+
+
+def _system() -> list[Finding]:
+    from edgekit.benchmarks import machine
+
+    found = []
+    if sys.maxsize < 2**32:
+        found.append(Finding("problem", "this is a 32-bit Python: most engines have wheels for a 64-bit OS alone"))
+    if machine.governor() not in (None, "performance"):
+        found.append(
+            Finding("note", f"the governor is '{machine.governor()}': latencies will swing; 'performance' is steady")
+        )
+    name, release = platform.libc_ver()
+    if name == "glibc" and tuple(int(n) for n in release.split(".")[:2]) < (2, 28):
+        found.append(Finding("problem", f"glibc {release} is older than the 2.28 that the engines' wheels need"))
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > machine.cores():
+        found.append(Finding("note", f"the machine is busy (load {os.getloadavg()[0]:.1f}): benchmarks will be noisy"))
+    return found
