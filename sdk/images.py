@@ -150,7 +150,7 @@ def resize_bicubic(image: npt.NDArray[Any], height: int, width: int) -> npt.NDAr
     data: npt.NDArray[Any] = _resample(image.astype(np.float32), height, axis=0)
     data = _resample(data, width, axis=1)
     if image.dtype == np.uint8:
-        return np.clip(data + 0.5, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(data + 0.5, 0, 255), dtype=np.uint8)
     return data
 
 
