@@ -78,7 +78,8 @@ def export(
             except ExportError as error:
                 failures.append(error)
         if not variants:
-            raise ExportError("; ".join(str(f) for f in failures) or "no formats were asked for")
+            raise failures[0] if len(failures) == 1 else ExportError("; ".join(map(str, failures)) or "no format was named")
+        _drop_unlisted(stage, variants)
         variants += _weights(source, stage)
         component = Component(
             inputs=source.inputs,
@@ -101,7 +102,8 @@ def export(
         )
     if failures:
         written = ", ".join(sorted({v.format for v in variants}))
-        raise ExportError(f"{'; '.join(str(f) for f in failures)} (written to '{out}': {written})") from failures[0]
+        message = f"{'; '.join(map(str, failures))} (written to '{out}': {written})"
+        raise type(failures[0])(message) from failures[0]
     return Bundle.open(out)
 
 
@@ -169,6 +171,14 @@ def _weights(source: Source, stage: Path) -> list[Variant]:
 
     save_file({k: v.contiguous() for k, v in source.module.state_dict().items()}, stage / "model.safetensors")
     return [Variant(format="torch", precision="fp32", files=(bundles.file_entry(stage, "model.safetensors"),))]
+
+
+def _drop_unlisted(stage: Path, variants: list[Variant]) -> None:
+    """Remove what a failed conversion left behind."""
+    listed = {entry.path for variant in variants for entry in variant.files}
+    for path in stage.iterdir():
+        if path.name not in listed:
+            path.unlink()
 
 
 def _golden(source: Source, sizes: Mapping[str, int], stage: Path) -> tuple[Golden, ...]:

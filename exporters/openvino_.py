@@ -24,7 +24,8 @@ class OpenVinoExporter(Exporter):
             OnnxExporter().convert(graph, sizes, Path(scratch), "model")
             try:
                 with quiet():
-                    model = openvino.convert_model(str(Path(scratch, "model.onnx")))
+                    # not convert_model, which reports each use to its maker over the network
+                    model = openvino.Core().read_model(Path(scratch, "model.onnx"))
                     openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
             except RuntimeError as error:
                 raise ExportError(

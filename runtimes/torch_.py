@@ -42,6 +42,7 @@ class TorchRuntime(Runtime):
         return rows
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
+        _engine()
         if model.family is None:
             raise EngineError(f"torch cannot open '{model.path.name}': a lone weights file does not say its network")
         module = load_module(model.family, dict(model.settings), model.path)

@@ -28,7 +28,7 @@ class FileEntry(_Strict, frozen=True):
     """One file: its path inside the bundle, size and SHA-256."""
 
     path: str
-    bytes: Annotated[int, Meta(ge=1, le=MAX_FILE_BYTES)]
+    bytes: Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 

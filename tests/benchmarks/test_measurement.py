@@ -1,0 +1,125 @@
+"""Measuring: every case in a process of its own, a crash is a row, reports and profiles say what was found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.benchmarks import Case, MeasureOptions, Report, Row, machine, measure, measurement, report, tune
+from edgekit.benchmarks.measurement import cases_of
+from edgekit.benchmarks.tuning import remember
+from edgekit.benchmarks.worker import fitted, timed
+from edgekit.bundle import Bundle
+from edgekit.errors import DeviceUnavailable
+
+QUICK = MeasureOptions(size=(64, 64), rounds=2, seconds=0.02)
+
+
+def test_measures_task_and_model_in_rounds() -> None:
+    told: list[tuple[int, int, str]] = []
+    options = MeasureOptions(size=(64, 64), rounds=2, seconds=0.02, progress=lambda *step: told.append(step))
+    result = measure("sr-x2", ["onnxruntime"], options=options)
+    assert [r.case.precision for r in result.rows] == ["fp32", "int8"]
+    for row in result.rows:
+        assert not row.error and len(row.model_ms) >= 4 and len(row.task_ms) >= 4
+        assert row.load_ms and row.first_ms and row.peak_mb and row.bytes and row.quality
+        assert row.placement["device"] == "cpu" and row.placement["precision"] == row.case.precision
+        assert row.percentile(50) >= row.percentile(50, "model_ms") * 0.5
+    assert told[-1][:2] == (6, 6) and result.machine["processor"]
+
+
+def test_saves_raw_samples(tmp_path: Path) -> None:
+    result = measure("sr-x2", ["onnxruntime"], ["int8"], options=QUICK)
+    result.save(tmp_path / "r.json")
+    read = json.loads((tmp_path / "r.json").read_text())
+    assert read["schema"] == 1 and read["rows"][0]["model_ms"] == result.rows[0].model_ms
+
+
+def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = measurement._Process
+
+    class Crashing(real):  # type: ignore[misc,valid-type]
+        count = 0
+
+        def ask(self, command: dict) -> dict:  # type: ignore[type-arg]
+            if command["do"] == "round" and command["seconds"] and self is Crashing.first:
+                self._process.kill()
+            return super().ask(command)
+
+        def __init__(self) -> None:
+            super().__init__()
+            Crashing.first = getattr(Crashing, "first", self)
+
+    monkeypatch.setattr(measurement, "_Process", Crashing)
+    result = measure("sr-x2", ["onnxruntime"], options=QUICK)
+    dead, alive = result.rows
+    assert "died with exit code -9" in dead.error and not alive.error and alive.model_ms
+    rows = report.cells(result, None)
+    assert rows[0][-1].startswith("failed") and "died" in rows[0][-1]
+
+
+def test_an_error_of_the_engine_is_a_row(tmp_path: Path) -> None:
+    import shutil
+
+    from edgekit.bundle import shipped
+
+    folder = shutil.copytree(shipped()["sr-x2"], tmp_path / "sr-x2")
+    data = bytearray((folder / "model-int8.onnx").read_bytes())
+    data[100] ^= 1
+    (folder / "model-int8.onnx").write_bytes(data)
+    result = measure(folder, ["onnxruntime"], options=QUICK)
+    assert result.rows[0].error == "" and "HashMismatch" in result.rows[1].error
+
+
+def test_nothing_to_measure_says_so() -> None:
+    with pytest.raises(DeviceUnavailable, match="int4-weights"):
+        measure("sr-x2", precisions=["int4-weights"], options=QUICK)
+
+
+def made_up(bundle: Bundle, medians: dict[tuple[str, str], float]) -> Report:
+    rows = [
+        Row(Case(str(bundle.folder), r, "cpu", p), model_ms=[ms] * 3, task_ms=[ms + 1] * 3, load_ms=1, peak_mb=1)
+        for (r, p), ms in medians.items()
+    ]
+    return Report(bundle.name, bundle.hash, machine.facts(), "made up", rows)
+
+
+def test_auto_avoids_an_int8_that_is_slower_and_the_table_says_so() -> None:
+    bundle = Bundle.open("sr-x2")
+    measured = made_up(bundle, {("openvino", "fp32"): 10.0, ("openvino", "int8"): 14.0, ("litert", "fp32"): 12.0})
+    chosen = remember(bundle, measured)
+    assert (chosen.runtime, chosen.variant.precision) == ("openvino", "fp32") and "10.0 ms" in chosen.why
+    rows = report.cells(measured, chosen)
+    assert rows[0][-1] == "← auto" and rows[1][-1] == "slower than fp32"
+    upscaler = edgekit.load("sr-x2")
+    assert upscaler.placement().precision == "fp32" and "measured here" in upscaler.info()["why"]
+
+
+def test_tune_remembers(own_cache: Path) -> None:
+    chosen = tune("sr-x2", options=QUICK)
+    assert "fastest measured here" in chosen.why and list((own_cache / "profiles").iterdir())
+    assert edgekit.load("sr-x2").placement().runtime == chosen.runtime
+
+
+def test_reports_for_people() -> None:
+    bundle = Bundle.open("sr-x2")
+    measured = made_up(bundle, {("openvino", "fp32"): 10.0, ("openvino", "int8"): 4.0})
+    rows = report.cells(measured, None, {("openvino", "int8"): "36.90"})
+    assert rows[1][2] == "36.90" and rows[1][6] == "2.50×"
+    assert report.markdown(rows, "PSNR dB").splitlines()[0].startswith("| engine | precision | PSNR dB |")
+    assert len(report.table(rows, "t", "PSNR dB", 80).columns) < len(report.table(rows, "t", "PSNR dB", 120).columns)
+
+
+def test_timing_takes_two_samples_at_least() -> None:
+    assert len(timed(lambda: None, 0.0)) == 2
+    assert fitted(np.ones((1, 3, 4, 4)), (1, 3, 6, 2)).shape == (1, 3, 6, 2)
+
+
+def test_cases_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    names = {case.runtime for case in cases_of(Bundle.open("sr-x2"))}
+    assert names == {"onnxruntime", "litert"}

@@ -1,0 +1,200 @@
+"""Export: every format from a module, proven against PyTorch; errors that name format and cause; nothing leaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import edgekit
+from edgekit.bundle import Bundle
+from edgekit.errors import ExportError, InputError, ParityError
+from edgekit.exporters import ExportOptions, from_module, parity
+from edgekit.exporters.sources import from_factory
+from edgekit.manifest import Parity, Task
+from edgekit.session import open_session
+from edgekit.verify import verify
+
+DYNAMIC = {"image": {2: "height", 3: "width"}}
+BUCKET = {"height": 16, "width": 24}
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.nn.functional.pixel_shuffle(torch.relu(self.conv(image)), 2)
+
+
+class Noisy(Small):
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) + torch.rand_like(image).mean()
+
+
+class TwoToTwo(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return a + b, a * b
+
+
+def image(height: int = 16, width: int = 24) -> np.ndarray:
+    return np.random.default_rng(1).random((1, 3, height, width), np.float32)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    torch.manual_seed(0)
+    options = ExportOptions(buckets=[BUCKET], task=Task("upscale", {"scale": 2, "halo": 1}), summary="small")
+    return edgekit.export(Small(), tmp_path_factory.mktemp("e") / "small", [image()], dynamic=DYNAMIC, options=options)
+
+
+def test_writes_every_format_with_its_parity(bundle: Bundle) -> None:
+    variants = bundle.component().variants
+    assert [v.format for v in variants] == ["onnx", "openvino", "tflite"]
+    for variant in variants:
+        assert variant.parity is not None and variant.parity.inputs == 3
+        assert variant.parity.max_error < 1e-5 and variant.parity.snr_db > 100
+    assert variants[2].sizes == BUCKET and variants[2].inputs[0].layout == "NHWC"
+
+
+def test_names_free_dimensions(bundle: Bundle) -> None:
+    component = bundle.component()
+    assert component.inputs[0].shape == (1, 3, "height", "width")
+    assert component.outputs[0].shape == (1, 3, "2*height", "2*width")
+    with open_session(bundle.folder / "model-fp32.onnx", "onnxruntime") as session:
+        assert session.inputs[0].shape == (1, 3, "height", "width")
+        assert session.run({"image": image(9, 31)})["output"].shape == (1, 3, 18, 62)
+
+
+def test_answers_right_on_every_engine(bundle: Bundle) -> None:
+    verdicts = list(verify(bundle))
+    assert len(verdicts) == 3 and all(v.ok for v in verdicts)
+
+
+def test_loads_as_its_task(bundle: Bundle) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    assert edgekit.load(bundle, "onnxruntime")(picture).shape == (40, 60, 3)
+
+
+def test_holds_no_path_of_the_exporting_machine(bundle: Bundle) -> None:
+    for path in bundle.folder.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert str(Path.cwd()).encode() not in data and b"site-packages" not in data and b".py" not in data, path.name
+
+
+def test_replaces_a_bundle_in_one_step(tmp_path: Path) -> None:
+    for channels in (1, 2):
+        net = nn.Conv2d(3, channels, 1)
+        edgekit.export(net, tmp_path / "b", [image()], options=ExportOptions(formats=["onnx"]))
+        assert Bundle.open(tmp_path / "b").component().outputs[0].shape == (1, channels, 16, 24)
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_one_format_failing_does_not_lose_the_others(tmp_path: Path) -> None:
+    options = ExportOptions(formats=["onnx", "tflite"])  # tflite needs a bucket, as height and width are free
+    with pytest.raises(ExportError, match=r"tflite.*--bucket.*written to.*onnx"):
+        edgekit.export(Small(), tmp_path / "b", [image()], dynamic=DYNAMIC, options=options)
+    assert [v.format for v in Bundle.open(tmp_path / "b").component().variants] == ["onnx"]
+
+
+def test_a_module_that_answers_otherwise_each_time_fails_parity(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"onnx fp32.*output.*eval\(\)"):
+        edgekit.export(Noisy(), tmp_path / "b", [image()], options=ExportOptions(formats=["onnx"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    arrays = [np.random.default_rng(i).random((2, 5), np.float32) for i in range(2)]
+    bundle = edgekit.export(TwoToTwo(), tmp_path / "b", arrays)
+    assert [s.name for s in bundle.component().inputs] == ["input0", "input1"]
+    for runtime in ("onnxruntime", "openvino", "litert"):
+        with open_session(bundle, runtime) as session:
+            outputs = session.run({"input0": arrays[0], "input1": arrays[1]})
+        np.testing.assert_allclose(outputs["output0"], arrays[0] + arrays[1], atol=1e-6)
+        np.testing.assert_allclose(outputs["output1"], arrays[0] * arrays[1], atol=1e-6)
+
+
+def test_refuses_inputs_that_do_not_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Small does not run on inputs of \(1, 7, 4, 4\)"):
+        edgekit.export(Small(), tmp_path / "b", [np.zeros((1, 7, 4, 4), np.float32)])
+    with pytest.raises(InputError, match="no example inputs"):
+        from_module(Small(), [])
+
+
+def test_comparison_knows_equal_wrong_and_not_finite() -> None:
+    one = np.ones(4, np.float32)
+    assert parity.compare([one], [one]) == (0.0, 999.0)
+    worst, snr_db = parity.compare([one * np.float32(1.1)], [one])
+    assert worst == pytest.approx(0.1, rel=1e-4) and snr_db == pytest.approx(20, abs=0.01)
+    worst, snr_db = parity.compare([one * np.nan], [one])
+    assert worst == np.inf and snr_db < 0
+    with pytest.raises(ParityError):
+        parity.require(Parity(max_error=float("inf"), snr_db=-999, inputs=1), 1e-4, "x", ())
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_factory_with_weights(tmp_path: Path, ending: str) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "net.py").write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 4, 1)\n")
+    state = nn.Conv2d(3, 4, 1).state_dict()
+    weights = tmp_path / f"w{ending}"
+    save_file(state, weights) if ending == ".safetensors" else torch.save(state, weights)
+    module = from_factory(f"{tmp_path / 'net.py'}:build", weights)
+    assert torch.equal(module.state_dict()["weight"], state["weight"])
+
+
+def test_weights_are_never_unpickled(tmp_path: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    (tmp_path / "net.py").write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 4, 1)\n")
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=r"w\.pth"):
+        from_factory(f"{tmp_path / 'net.py'}:build", tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("reference", ["nowhere:build", "json:nothing", "json", "missing.py:build", "json:dumps"])
+def test_a_factory_that_is_none_is_named(reference: str) -> None:
+    with pytest.raises((InputError, TypeError)):
+        from_factory(reference)
+
+
+def test_command_line_exports_and_quantizes(tmp_path: Path, photo: np.ndarray) -> None:
+    from click.testing import CliRunner
+
+    from edgekit.cli import main
+    from edgekit.images import write_image
+
+    code = "import torch\nfrom edgekit.zoo.super_resolution import SuperResolution\n"
+    (tmp_path / "net.py").write_text(f"{code}def build():\n    torch.manual_seed(0)\n    return SuperResolution(2, 16, 1)\n")
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        write_image(tmp_path / "photos" / f"{i}.png", np.ascontiguousarray(photo[i * 100 : i * 100 + 96, :96]))
+    source, out = f"{tmp_path / 'net.py'}:build", tmp_path / "mine"
+    exported = CliRunner().invoke(
+        main,
+        ["export", source, "-o", str(out), "--input", "image=1x3xheightxwidth", "--bucket", "height=32,width=48",
+         "--task", "upscale", "--setting", "scale=2", "--setting", "halo=3", "--json"],
+    )  # fmt: skip
+    assert exported.exit_code == 0, exported.output
+    assert json.loads(exported.stdout)["name"] == "mine"
+    refused = CliRunner().invoke(main, ["quantize", str(out), "--calibration", str(tmp_path / "photos")])
+    assert refused.exit_code == 2 and "--source" in refused.output
+    quantized = CliRunner().invoke(
+        main, ["quantize", str(out), "--calibration", str(tmp_path / "photos"), "--source", source,
+               "--validation", str(tmp_path / "photos"), "--max-drop", "3"],
+    )  # fmt: skip
+    assert quantized.exit_code == 0, quantized.output
+    assert {v.precision for v in Bundle.open(out).component().variants} == {"fp32", "int8"}
+    assert "met" in quantized.output

@@ -1,0 +1,157 @@
+"""Static int8: the three engines agree, the target is kept or said to be missed, the old bundle survives failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.bundle import Bundle
+from edgekit.errors import ImageError, QuantizationError
+from edgekit.exporters import ExportOptions, export
+from edgekit.exporters.parity import compare, run_variant
+from edgekit.images import write_image
+from edgekit.manifest import Task
+from edgekit.quantization import Metric, QuantizeOptions, layer_names, quantize, source_of
+from edgekit.quantization.calibration import from_photos
+from edgekit.quantization.metrics import UpscalePsnr
+from edgekit.quantization.search import rank_layers
+from edgekit.session import open_session
+from edgekit.tensors import TensorSpec
+from edgekit.zoo.super_resolution import SuperResolution, image_specs, net_source
+
+BUCKET = {"height": 32, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    torch.manual_seed(0)
+    net = SuperResolution(scale=2, channels=16, blocks=2).eval()
+    probe = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    options = ExportOptions(buckets=[BUCKET], task=Task("upscale", {"scale": 2, "halo": net.halo}))
+    return export(net_source(net, [probe]), tmp_path_factory.mktemp("q") / "small", options=options)
+
+
+@pytest.fixture
+def bundle(fresh: Bundle, tmp_path: Path) -> Bundle:
+    import shutil
+
+    return Bundle.open(shutil.copytree(fresh.folder, tmp_path / "small"))
+
+
+@pytest.fixture
+def calibration(photo: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+    crops = [photo[y : y + 64, x : x + 64] for y, x in ((0, 0), (100, 200), (300, 100), (400, 400))]
+    return [(np.ascontiguousarray(c.transpose(2, 0, 1)[None], np.float32) / 255,) for c in crops]
+
+
+class Steps(Metric):
+    """A made-up metric: fp32 gives 10, int8 what the list says next."""
+
+    name, data = "made_up", "none"
+
+    def __init__(self, *values: float) -> None:
+        self.values = list(values)
+
+    def value(self, bundle: Bundle, runtime: str, precision: str) -> float:
+        return 10.0 if precision == "fp32" else (self.values.pop(0) if runtime == "onnxruntime" else 10.0)
+
+
+def test_adds_int8_to_every_format_and_engines_agree(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
+    result = quantize(bundle, calibration)
+    variants = [v for v in result.bundle.component().variants if v.precision == "int8"]
+    assert [v.format for v in variants] == ["onnx", "openvino", "tflite"]
+    outputs = {}
+    for runtime in ("onnxruntime", "openvino", "litert"):
+        with open_session(result.bundle, runtime, precision="int8", sizes=BUCKET) as session:
+            assert session.placement().precision == "int8"
+            image = calibration[1][0][:, :, :32, :32]
+            outputs[runtime] = run_variant(session, [image], result.bundle.component().inputs)
+    assert compare(outputs["litert"], outputs["onnxruntime"])[1] >= 60  # bit for bit but for float remainders
+    assert compare(outputs["openvino"], outputs["onnxruntime"])[1] >= 40
+
+
+def test_int8_is_smaller_and_close(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
+    result = quantize(bundle, calibration)
+    for variant in result.bundle.component().variants:
+        if variant.precision == "int8":
+            assert variant.parity is not None and variant.parity.snr_db > 30
+
+
+def test_keeps_named_layers_in_float(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
+    import onnx
+
+    quantize(bundle, calibration, options=QuantizeOptions(keep_float=["tail", "body.*"], formats=["onnx"]))
+    graph = onnx.load(bundle.folder / "model-int8.onnx").graph
+    kinds = [i.data_type for i in graph.initializer if len(i.dims) == 4]
+    assert kinds.count(onnx.TensorProto.INT8) == 1 and kinds.count(onnx.TensorProto.FLOAT) == 3
+
+
+def test_ranks_and_returns_layers_to_float_until_the_target_is_met(
+    bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]
+) -> None:
+    options = QuantizeOptions(max_drop=0.5, formats=["onnx"])
+    result = quantize(bundle, calibration, Steps(7.0, 9.0, 9.9), options=options)
+    assert result.met and len(result.kept_float) == 2 and result.worst_drop == pytest.approx(0.1)
+    quality = next(v.quality for v in result.bundle.component().variants if (v.format, v.precision) == ("onnx", "int8"))
+    assert quality is not None and quality.drop == pytest.approx(0.1) and quality.value == pytest.approx(9.9)
+
+
+def test_keeps_the_best_and_says_when_the_target_is_missed(
+    bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]
+) -> None:
+    options = QuantizeOptions(max_drop=0.5, attempts=3, formats=["onnx"])
+    result = quantize(bundle, calibration, Steps(7.0, 9.0, 8.0), options=options)
+    assert not result.met and result.worst_drop == pytest.approx(1.0) and len(result.kept_float) == 1
+
+
+def test_ranking_finds_the_layer_that_is_hard(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
+    source = source_of(bundle)
+    assert layer_names(source) == ["head", "body.0", "body.1", "tail"]
+    with torch.no_grad():
+        source.module.body[1].weight[0] *= 1000  # one channel a thousand times as wide as the others
+    assert rank_layers(source, calibration)[0] in ("body.1", "tail")  # its output, or what reads it
+
+
+def test_failure_leaves_the_bundle_as_it_was(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
+    before = bundle.hash
+
+    class Broken(Steps):
+        def value(self, bundle: Bundle, runtime: str, precision: str) -> float:
+            raise RuntimeError("no metric today")
+
+    with pytest.raises(RuntimeError, match="no metric today"):
+        quantize(bundle, calibration, Broken(), options=QuantizeOptions(formats=["onnx"]))
+    assert Bundle.open(bundle.folder).hash == before
+    assert [p.name for p in bundle.folder.parent.iterdir()] == ["small"]
+
+
+def test_refuses_what_cannot_be_done(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
+    with pytest.raises(QuantizationError, match="calibration"):
+        quantize(bundle, [])
+    with pytest.raises(QuantizationError, match=r"'neck' matches no layer: the layers are head, body\.0"):
+        quantize(bundle, calibration, options=QuantizeOptions(keep_float=["neck"]))
+    with pytest.raises(QuantizationError, match="no layer is left"):
+        quantize(bundle, calibration, options=QuantizeOptions(keep_float=["*"]))
+
+
+def test_photos_calibrate_image_networks_alone(tmp_path: Path, photo: np.ndarray) -> None:
+    write_image(tmp_path / "a.png", photo)
+    write_image(tmp_path / "tiny.png", np.ascontiguousarray(photo[:20, :20]))
+    inputs, _ = image_specs(2)
+    arrays = from_photos(tmp_path, inputs, count=2, side=64)
+    assert [a.shape for (a,) in arrays] == [(1, 3, 64, 64), (1, 3, 20, 20)]
+    assert all(a.dtype == np.float32 and 0 <= a.min() and a.max() <= 1 for (a,) in arrays)
+    with pytest.raises(QuantizationError, match="one image input"):
+        from_photos(tmp_path, [TensorSpec("tokens", "int64", (1, "length"))])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="no images"):
+        from_photos(tmp_path / "empty", inputs)
+
+
+def test_psnr_is_the_papers(data: Path) -> None:
+    """Bicubic enlargement of Set5: 33.66 dB at ×2, 28.42 dB at ×4 are the published figures."""
+    assert UpscalePsnr.of_photos(data / "set5.zip", 2).bicubic() == pytest.approx(33.66, abs=0.05)
+    assert UpscalePsnr.of_photos(data / "set5.zip", 4).bicubic() == pytest.approx(28.42, abs=0.05)
