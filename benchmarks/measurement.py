@@ -15,8 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit import images, registry
-from edgekit.benchmarks import machine
+from edgekit import images, machine, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, EngineError
 from edgekit.session import runtime as find_runtime

@@ -10,6 +10,7 @@ from rich.table import Table
 from edgekit.benchmarks.measurement import Report, Row
 from edgekit.choice import Choice
 
+TITLES = {"psnr_y_db": "PSNR dB"}
 WIDE_ONLY = ("model ms", "load ms")  # left out on terminals narrower than 100 columns
 HEAD = (
     "engine",
@@ -74,13 +75,24 @@ def speed_up(report: Report, row: Row) -> float | None:
     return None
 
 
+def fastest(report: Report) -> tuple[str, str] | None:
+    """(runtime, precision) of the lowest median of the model, None where nothing could be measured."""
+    rows = [row for row in report.rows if row.model_ms]
+    best = min(rows, key=lambda row: row.percentile(50, "model_ms"), default=None)
+    return (best.case.runtime, best.case.precision) if best else None
+
+
 def table(rows: list[tuple[str, ...]], title: str, quality: str, width: int = 100) -> Table:
     """The terminal's table; `width` columns wide at most."""
     result = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown = [i for i, name in enumerate(HEAD) if width >= 100 or name not in WIDE_ONLY]
     for name in (HEAD[i] for i in shown):
         left = name in ("engine", "precision", "")
-        result.add_column(quality if name == "quality" else name, justify="left" if left else "right", no_wrap=left)
+        result.add_column(
+            TITLES.get(quality, quality) if name == "quality" else name,
+            justify="left" if left else "right",
+            no_wrap=left,
+        )
     for row in rows:
         style = "bold green" if "← auto" in row[-1] else "red" if row[-1].startswith("failed") else None
         result.add_row(*(row[i] for i in shown), style=style)
@@ -89,6 +101,6 @@ def table(rows: list[tuple[str, ...]], title: str, quality: str, width: int = 10
 
 def markdown(rows: list[tuple[str, ...]], quality: str) -> str:
     """The same as Markdown."""
-    head = [quality if name == "quality" else name for name in HEAD]
+    head = [TITLES.get(quality, quality) if name == "quality" else name for name in HEAD]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"

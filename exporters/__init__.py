@@ -78,7 +78,11 @@ def export(
             except ExportError as error:
                 failures.append(error)
         if not variants:
-            raise failures[0] if len(failures) == 1 else ExportError("; ".join(map(str, failures)) or "no format was named")
+            raise (
+                failures[0]
+                if len(failures) == 1
+                else ExportError("; ".join(map(str, failures)) or "no format was named")
+            )
         _drop_unlisted(stage, variants)
         variants += _weights(source, stage)
         component = Component(

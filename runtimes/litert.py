@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
-from edgekit.profile import processor
+from edgekit.machine import processor
 from edgekit.session import Device, Model, Placement, Runtime, Session
 from edgekit.tensors import Array, TensorSpec
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
-from edgekit.profile import processor
+from edgekit.machine import processor
 from edgekit.session import Device, Model, Placement, Runtime, Session
 from edgekit.tensors import Array, TensorSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit import registry
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
-from edgekit.profile import processor
+from edgekit.machine import processor
 from edgekit.session import Device, Model, Placement, Runtime, Session
 from edgekit.tensors import Array, TensorSpec
 

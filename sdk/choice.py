@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from edgekit import profile, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, NotInstalled
+from edgekit.machine import architecture
 from edgekit.manifest import Variant
 
 # Without a profile. x86-64: OpenVINO is fastest in every family measured; Arm: its int8 runs as fp16,
@@ -61,7 +61,7 @@ def pick(
         return Choice(name, variant, threads or measured.threads, measured.why)
     name, variant = fitting[0]
     order = " → ".join(_order())
-    why = f"default order on {platform.machine()} ({order}; int8 before fp32): not measured here, `edgekit tune` does"
+    why = f"default order on {architecture()} ({order}; int8 before fp32): not measured here, `edgekit tune` does"
     return Choice(name, variant, threads, why)
 
 
@@ -80,7 +80,7 @@ def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> 
 
 
 def _order() -> tuple[str, ...]:
-    return DEFAULT_ORDER.get(platform.machine(), DEFAULT_ORDER["x86_64"])
+    return DEFAULT_ORDER.get(architecture(), DEFAULT_ORDER["x86_64"])
 
 
 def _fits(variant: Variant, sizes: Mapping[str, int]) -> bool:

@@ -214,8 +214,11 @@ def bench(
         return _json(msgspec.to_builtins(measured))
     title = f"{opened.name} on {measured.machine['processor']} ({measured.machine['cores']} cores), {measured.input}"
     out_console.print(report.table(rows, title, quality, out_console.width))
-    out_console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}")
-    return None
+    out_console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}", soft_wrap=True)
+    best = report.fastest(measured)
+    if best and not (runtimes or precisions) and best != (chosen.runtime, chosen.variant.precision):
+        found = " ".join(best)
+        out_console.print(f"this run found {found} fastest: `edgekit tune {bundle} --size {size}` makes auto take it")
 
 
 @command("edgekit tune sr-x2")
@@ -336,7 +339,7 @@ def train(name: str, data: Path, runs: Path, out: Path) -> None:
 @json_option
 def doctor(as_json: bool) -> None:
     """Say what this machine has, what is missing, and what stands in the way."""
-    from edgekit.benchmarks import machine
+    from edgekit import machine
     from edgekit.doctor import findings
 
     facts, found = machine.facts(), findings()

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from edgekit import registry
+from edgekit import machine, registry
 from edgekit.errors import EdgekitError
 from edgekit.session import runtime
 
@@ -73,8 +73,6 @@ def _opencv(installed: set[str]) -> list[Finding]:
 
 
 def _processor() -> list[Finding]:
-    from edgekit.benchmarks import machine
-
     if machine.int8_units():
         return [Finding("ok", f"int8 instructions: {', '.join(machine.int8_units())}")]
     return [
@@ -83,8 +81,6 @@ def _processor() -> list[Finding]:
 
 
 def _system() -> list[Finding]:
-    from edgekit.benchmarks import machine
-
     found = []
     if sys.maxsize < 2**32:
         found.append(Finding("problem", "this is a 32-bit Python: most engines have wheels for a 64-bit OS alone"))

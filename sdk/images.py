@@ -18,6 +18,7 @@ UInt8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.floating[Any]]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+JPEG = b"\xff\xd8\xff"
 MAX_PIXELS = 2**28  # 268 megapixels; checked on the decoded size before anything is computed
 
 
@@ -49,9 +50,8 @@ def decode_image(encoded: bytes, name: str) -> UInt8:
     cv2 = opencv()
     data = np.frombuffer(encoded, dtype=np.uint8)
     try:
-        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
-            decoded = cv2.imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)  # turns by EXIF orientation
+        turned = encoded.startswith(JPEG)  # only IMREAD_COLOR heeds the camera's orientation, and it drops alpha
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR if turned else cv2.IMREAD_UNCHANGED) if data.size else None
     except cv2.error as error:
         raise ImageError(f"'{name}' cannot be decoded: {error}") from error
     if decoded is None:
@@ -60,7 +60,7 @@ def decode_image(encoded: bytes, name: str) -> UInt8:
             "expected a PNG, JPEG, WebP, BMP or TIFF file"
         )
     if decoded.ndim == 3:
-        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGBA if decoded.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGBA if decoded.shape[2] == 4 else cv2.COLOR_BGR2RGB, dst=decoded)
     return as_uint8(decoded)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.bundle import Bundle, cache_folder
+from edgekit.machine import architecture, processor
 
 ENGINES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "torch")
 
@@ -85,20 +85,8 @@ def fastest(
 @lru_cache(maxsize=1)
 def machine() -> str:
     """Names processor and engine versions, so that a profile of another machine or engine is not taken."""
-    facts = [processor(), platform.machine(), *(f"{name} {_version(name)}" for name in ENGINES)]
+    facts = [processor(), architecture(), *(f"{name} {_version(name)}" for name in ENGINES)]
     return "; ".join(facts)
-
-
-@lru_cache(maxsize=1)
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    return named.get("model name") or named.get("Model") or f"CPU part {named.get('CPU part', 'unknown')}"
 
 
 def _version(package: str) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.benchmarks import Case, MeasureOptions, Report, Row, machine, measure, measurement, report, tune
+from edgekit import machine
+from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, measurement, report, tune
 from edgekit.benchmarks.measurement import cases_of
 from edgekit.benchmarks.tuning import remember
 from edgekit.benchmarks.worker import fitted, timed

@@ -85,7 +85,9 @@ def test_holds_no_path_of_the_exporting_machine(bundle: Bundle) -> None:
     for path in bundle.folder.rglob("*"):
         if path.is_file():
             data = path.read_bytes()
-            assert str(Path.cwd()).encode() not in data and b"site-packages" not in data and b".py" not in data, path.name
+            assert str(Path.cwd()).encode() not in data and b"site-packages" not in data and b".py" not in data, (
+                path.name
+            )
 
 
 def test_replaces_a_bundle_in_one_step(tmp_path: Path) -> None:
@@ -177,7 +179,9 @@ def test_command_line_exports_and_quantizes(tmp_path: Path, photo: np.ndarray) -
     from edgekit.images import write_image
 
     code = "import torch\nfrom edgekit.zoo.super_resolution import SuperResolution\n"
-    (tmp_path / "net.py").write_text(f"{code}def build():\n    torch.manual_seed(0)\n    return SuperResolution(2, 16, 1)\n")
+    (tmp_path / "net.py").write_text(
+        f"{code}def build():\n    torch.manual_seed(0)\n    return SuperResolution(2, 16, 1)\n"
+    )
     (tmp_path / "photos").mkdir()
     for i in range(4):
         write_image(tmp_path / "photos" / f"{i}.png", np.ascontiguousarray(photo[i * 100 : i * 100 + 96, :96]))

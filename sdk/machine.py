@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
-
-from edgekit.profile import processor
 
 # What int8 kernels use, by the name that /proc/cpuinfo gives it.
 INT8_FLAGS = {
@@ -25,7 +24,7 @@ def facts() -> dict[str, Any]:
     """What goes beside every measurement."""
     return {
         "processor": processor(),
-        "architecture": platform.machine(),
+        "architecture": architecture(),
         "cores": cores(),
         "int8_units": int8_units(),
         "memory_mb": memory_mb(),
@@ -36,6 +35,22 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages(ENGINES),
     }
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    named: dict[str, str] = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        named.setdefault(key.strip(), value.strip())
+    part = f"CPU part {named['CPU part']}" if "CPU part" in named else ""
+    return named.get("model name") or named.get("Model") or part or platform.processor() or platform.machine()
+
+
+def architecture() -> str:
+    """ "x86_64" or "aarch64", by one name on every system."""
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 
 
 def cores() -> int:

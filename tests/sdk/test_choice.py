@@ -1,0 +1,189 @@
+"""What `auto` takes: the documented order, or what was measured on this machine."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sdk.doubles import edit_manifest
+
+from edgekit import choice, profile
+from edgekit.bundle import Bundle, find
+from edgekit.choice import Choice
+from edgekit.profile import Row
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A copy of a shipped bundle, free to be changed."""
+    return Bundle.open(shutil.copytree(find("sr-x2"), tmp_path / "sr-x2"))
+
+
+@pytest.fixture(autouse=True)
+def machine() -> Iterator[None]:
+    """No test leaves the name of a made-up machine behind."""
+    profile.machine.cache_clear()
+    yield
+    profile.machine.cache_clear()
+
+
+def row(runtime: str, precision: str, p50_ms: float, threads: int | None = None, device: str = "cpu") -> Row:
+    return Row("model", runtime, device, precision, threads, p50_ms)
+
+
+def auto(
+    bundle: Bundle, runtime: str = "auto", *, device: str = "cpu", precision: str = "auto", threads: int | None = None
+) -> Choice:
+    return choice.pick(bundle, "model", runtime, device, precision, {}, threads)
+
+
+def named(picked: Choice) -> tuple[str, str]:
+    return picked.runtime, picked.variant.precision
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first"),
+    [
+        ("x86_64", "openvino"),
+        ("AMD64", "openvino"),
+        ("aarch64", "litert"),
+        ("arm64", "litert"),
+        ("riscv64", "openvino"),
+    ],
+)
+def test_order_without_a_profile(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, architecture: str, first: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    picked = auto(bundle)
+    assert named(picked) == (first, "int8")
+    assert picked.why.startswith("default order on ")
+    assert f"({first} → " in picked.why
+    assert "edgekit tune" in picked.why
+
+
+def test_order_passes_over_what_is_not_installed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert named(auto(bundle)) == ("onnxruntime", "int8")
+
+
+def test_order_takes_fp32_where_there_is_no_int8(bundle: Bundle) -> None:
+    def only_fp32(manifest: dict) -> None:
+        model = manifest["components"]["model"]
+        model["variants"] = [v for v in model["variants"] if v["precision"] == "fp32"]
+
+    edit_manifest(bundle.folder, only_fp32)
+    assert auto(Bundle.open(bundle.folder)).variant.precision == "fp32"
+
+
+def test_what_is_named_is_kept_to_and_needs_no_reason(bundle: Bundle) -> None:
+    profile.save(bundle, [row("litert", "int8", 1.0, threads=3)])
+    picked = auto(bundle, "onnxruntime", precision="fp32", threads=2)
+    assert (named(picked), picked.threads, picked.why) == (("onnxruntime", "fp32"), 2, "asked for")
+
+
+MEASURED = [
+    row("openvino", "int8", 3.0),
+    row("openvino", "fp32", 4.0),
+    row("onnxruntime", "fp32", 1.5),
+    row("onnxruntime", "int8", 2.0),
+    row("litert", "int8", 5.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "expected"),
+    [
+        ("auto", "auto", ("onnxruntime", "fp32")),  # fp32 beats int8 here, as it may without int8 instructions
+        ("auto", "int8", ("onnxruntime", "int8")),
+        ("openvino", "auto", ("openvino", "int8")),
+        ("litert", "auto", ("litert", "int8")),
+    ],
+)
+def test_auto_takes_the_fastest_measured_of_what_is_allowed(
+    bundle: Bundle, runtime: str, precision: str, expected: tuple[str, str]
+) -> None:
+    profile.save(bundle, MEASURED)
+    picked = auto(bundle, runtime, precision=precision)
+    assert named(picked) == expected
+    assert "fastest measured here" in picked.why
+
+
+def test_the_reason_names_latency_and_the_next_best(bundle: Bundle) -> None:
+    profile.save(bundle, MEASURED)
+    assert "1.5 ms a run, ahead of onnxruntime int8 (2.0 ms)" in auto(bundle).why
+
+
+def test_a_measured_engine_that_is_gone_is_passed_over(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.save(bundle, MEASURED)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert named(auto(bundle)) == ("openvino", "int8")
+
+
+def test_saving_again_replaces_what_was_measured(bundle: Bundle) -> None:
+    profile.save(bundle, MEASURED)
+    path = profile.save(bundle, [row("litert", "fp32", 1.0)])
+    assert named(auto(bundle)) == ("litert", "fp32")
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_rows_of_another_device_are_not_taken(bundle: Bundle) -> None:
+    profile.save(bundle, [row("litert", "fp32", 0.1, device="gpu")])
+    assert "default order" in auto(bundle).why
+
+
+def test_threads_of_the_fastest_row_are_taken(bundle: Bundle) -> None:
+    profile.save(bundle, [row("onnxruntime", "int8", 5.0, threads=1), row("openvino", "int8", 3.0, threads=2)])
+    picked = auto(bundle)
+    assert (picked.runtime, picked.threads) == ("openvino", 2)
+
+
+def test_threads_that_are_asked_for_are_kept_to(bundle: Bundle) -> None:
+    profile.save(bundle, [row("onnxruntime", "int8", 5.0, threads=1), row("openvino", "int8", 3.0, threads=2)])
+    picked = auto(bundle, threads=1)
+    assert (picked.runtime, picked.threads) == ("onnxruntime", 1)
+    unmeasured = auto(bundle, threads=4)
+    assert unmeasured.threads == 4
+    assert "default order" in unmeasured.why
+
+
+def ignored(bundle: Bundle) -> bool:
+    """Whether `auto` goes by the default order although MEASURED says otherwise."""
+    return profile.load(bundle) is None and "default order" in auto(bundle).why
+
+
+def test_a_profile_of_another_machine_is_ignored(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = profile.save(bundle, MEASURED)
+    assert not ignored(bundle)
+    monkeypatch.setattr(profile, "machine", lambda: "another processor")
+    assert ignored(bundle)
+    here = profile.save(bundle, MEASURED)
+    assert not ignored(bundle)
+    shutil.copy(elsewhere, here)
+    assert ignored(bundle)
+
+
+def test_a_profile_of_another_bundle_is_ignored(bundle: Bundle) -> None:
+    before = profile.save(bundle, MEASURED)
+    edit_manifest(bundle.folder, lambda m: m.update(version="2"))
+    changed = Bundle.open(bundle.folder)
+    assert ignored(changed)
+    shutil.copy(before, profile.save(changed, MEASURED))
+    assert ignored(changed)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"bundle": "x"}', b'{"a":' * 100_000], ids=lambda c: repr(c[:8])
+)
+def test_a_corrupt_profile_is_ignored(bundle: Bundle, content: bytes) -> None:
+    profile.save(bundle, MEASURED).write_bytes(content)
+    assert ignored(bundle)
+
+
+def test_profiles_lie_in_the_cache(bundle: Bundle, own_cache: Path) -> None:
+    assert profile.save(bundle, MEASURED).is_relative_to(own_cache)

@@ -1,0 +1,50 @@
+"""Every block of the README runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.images import read_image, write_image
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[-1][:40])
+def test_python_blocks_run(code: str, tmp_path: Path, photo: np.ndarray) -> None:
+    write_image(tmp_path / "photo.jpg", photo)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    if "large.png" in code:
+        assert read_image(tmp_path / "large.png").shape == (1024, 1024, 3)
+
+
+@pytest.mark.parametrize("line", [line for block in blocks("shell") for line in block.strip().splitlines()])
+def test_shell_lines_run(line: str, tmp_path: Path, photo: np.ndarray) -> None:
+    write_image(tmp_path / "photo.jpg", photo)
+    done = subprocess.run(
+        f"{BIN}/{line}", shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_named_commands_and_files_exist() -> None:
+    from edgekit.cli import main
+
+    for name in re.findall(r"`edgekit (\w+)", TEXT):
+        assert name in main.commands
+    for target in re.findall(r"make (\w+)", TEXT):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for path in re.findall(r"\]\(([\w./]+)\)", TEXT):
+        assert (ROOT / path).exists(), path
