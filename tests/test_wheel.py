@@ -45,7 +45,8 @@ def test_wheel_and_sdist_hold_what_they_must(built: Path) -> None:
                  "edgekit/demos/photos/astronaut.jpg", "edgekit/tasks/upscale.py", "edgekit/py.typed"):  # fmt: skip
         assert path in names
     assert not [name for name in names if name.startswith(("tests", "sdk"))]
-    assert any(name.endswith("/sdk/cli.py") for name in tarfile.open(sdist).getnames())
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("/sdk/cli/__init__.py") for name in archive.getnames())
 
 
 @pytest.mark.slow

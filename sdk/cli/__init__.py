@@ -1,0 +1,62 @@
+"""The command line: one sub-command a verb, each importing its floor only when called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+import edgekit
+from edgekit.cli.show import err_console, escaped
+from edgekit.errors import EdgekitError, ExportError
+
+COMMANDS = {
+    "zoo": "device",
+    "devices": "device",
+    "run": "device",
+    "verify": "device",
+    "doctor": "device",
+    "bench": "measuring",
+    "tune": "measuring",
+    "export": "host",
+    "quantize": "host",
+    "train": "host",
+}
+
+
+class Group(click.Group):
+    """Loads commands by name, and turns errors into one clear line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"edgekit.cli.{COMMANDS[name]}"), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgekitError as error:
+            if ctx.params.get("debug"):
+                raise
+            err_console.print(f"[red]error:[/] {escaped(str(error))}", soft_wrap=True)
+            sys.exit(1 if isinstance(error, ExportError) else 2)  # 1: asked for rightly, but a converter failed
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(edgekit.__version__)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Bring trained PyTorch models to small machines, and run them there.
+
+    \b
+    Start with:
+      edgekit zoo
+      edgekit run sr-x2 photo.jpg -o large.png
+      edgekit doctor
+    """

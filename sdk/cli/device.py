@@ -1,0 +1,163 @@
+"""What a device does: zoo, devices, run, verify, doctor."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+import edgekit
+from edgekit.cli.show import (
+    command,
+    escaped,
+    json_option,
+    new_table,
+    out_console,
+    print_json,
+    progress_bar,
+    task_options,
+)
+
+
+@command("edgekit zoo --json")
+@json_option
+def zoo(as_json: bool) -> None:
+    """List the bundles that ship with edgekit."""
+    from edgekit.bundle import Bundle, shipped
+
+    bundles = [Bundle.open(folder) for folder in shipped().values()]
+    rows = [_described(bundle) for bundle in bundles]
+    if as_json:
+        print_json(rows)
+        return
+    table = new_table("name", "what", "quality, fp32 → int8", "MB")
+    for row in rows:
+        table.add_row(row["name"], row["summary"], row["quality"], f"{row['bytes'] / 1e6:.1f}")
+    out_console.print(table)
+    return
+
+
+@command("edgekit devices")
+@json_option
+def devices(as_json: bool) -> None:
+    """List engines and devices, usable or not."""
+    rows = [msgspec.to_builtins(d) for d in edgekit.devices() if d.runtime != "reference"]
+    if as_json:
+        print_json(rows)
+        return
+    table = new_table("engine", "device", "name", "precisions", "")
+    for row in rows:
+        state = "usable" if row["usable"] else f"[yellow]{escaped(row['why'])}[/]"
+        table.add_row(row["runtime"], row["name"], row["title"], ", ".join(row["precisions"]), state)
+    out_console.print(table)
+    return
+
+
+@command("edgekit run sr-x2 photo.jpg -o large.png --runtime openvino --precision int8")
+@click.argument("bundle")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The image file to write.")
+@task_options
+@json_option
+def run(
+    bundle: str, image: Path, out: Path, runtime: str, device: str, precision: str, threads: int | None, as_json: bool
+) -> None:
+    """Run a bundle's task on an image file."""
+    from edgekit import images
+
+    picture = images.read_image(image)
+    task = edgekit.load(bundle, runtime, device=device, precision=precision, threads=threads)
+    start = time.perf_counter()
+    with progress_bar() as progress:
+        count = task.tile_count(picture)
+        bar = progress.add_task("tiles", total=count, visible=count > 1)
+        result = task(picture, progress=lambda: progress.advance(bar))
+    seconds = time.perf_counter() - start
+    images.write_image(out, result)
+    info = task.info()
+    if as_json:
+        print_json({"out": str(out), "shape": list(result.shape), "seconds": seconds, **info})
+        return
+    placed = info["placement"]
+    out_console.print(
+        f"{image} ({picture.shape[1]} × {picture.shape[0]}) → {out} ({result.shape[1]} × {result.shape[0]}) in "
+        f"{seconds:.2f} s on {placed['runtime']} {placed['device']} {placed['precision']} ({info['why']})",
+        soft_wrap=True,
+    )
+    return
+
+
+@command("edgekit verify sr-x2")
+@click.argument("bundle")
+@json_option
+def verify(bundle: str, as_json: bool) -> None:
+    """Check a bundle's files and its answers on this machine.
+
+    The golden values run on every engine that is installed; exit code 1 if one answers wrongly.
+    """
+    from edgekit.bundle import Bundle
+    from edgekit.verify import verify as check
+
+    opened = Bundle.open(bundle)
+    verdicts = list(check(opened))
+    wrong = any(v.ok is False for v in verdicts)
+    if as_json:
+        rows = [{"runtime": v.runtime, "variant": str(v.variant), "ok": v.ok, "max_error": v.max_error, "note": v.note}
+                for v in verdicts]  # fmt: skip
+        print_json({"bundle": opened.name, "ok": not wrong, "verdicts": rows})
+    else:
+        table = new_table("engine", "file", "verdict", "largest error", "")
+        for v in verdicts:
+            verdict = {True: "[green]right[/]", False: "[red]wrong[/]", None: "not tried"}[v.ok]
+            error = "" if v.max_error is None else f"{v.max_error:.1e}"
+            table.add_row(v.runtime, str(v.variant), verdict, error, escaped(v.note))
+        out_console.print(table)
+        files = len(opened.manifest.file_entries())
+        out_console.print(
+            f"{opened.name}: {files} files are those that were exported" + (", answers are not" if wrong else "")
+        )
+    sys.exit(1 if wrong else 0)
+
+
+@command("edgekit doctor")
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what this machine has and what it lacks."""
+    from edgekit import machine
+    from edgekit.doctor import findings
+
+    facts, found = machine.facts(), findings()
+    if as_json:
+        print_json({"facts": facts, "findings": [msgspec.to_builtins(f) for f in found]})
+        return
+    table = new_table("", "")
+    for key, value in facts.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        text = (", ".join(value) or "none: int8 will gain little") if isinstance(value, list) else text
+        table.add_row(key.replace("_", " "), str(text if text is not None else "unknown"))
+    out_console.print(table)
+    for finding in found:
+        colour = {"ok": "green", "note": "yellow", "problem": "red"}[finding.level]
+        out_console.print(f"[{colour}]{finding.level}[/] {escaped(finding.text)}", soft_wrap=True)
+    sys.exit(1 if any(f.level == "problem" for f in found) else 0)
+
+
+def _described(bundle: Any) -> dict[str, Any]:
+    variants = bundle.component().variants
+    precisions = list(dict.fromkeys(v.precision for v in variants))
+    best = {p: next((v.quality for v in variants if v.precision == p and v.quality), None) for p in precisions}
+    values = " → ".join(f"{q.value:.2f}" for q in best.values() if q)
+    metric = next((q.metric for q in best.values() if q), "")
+    return {
+        "name": bundle.name,
+        "task": bundle.manifest.task.name if bundle.manifest.task else "",
+        "summary": bundle.manifest.summary,
+        "formats": list(dict.fromkeys(v.format for v in variants)),
+        "precisions": precisions,
+        "quality": f"{values} {metric}".strip(),
+        "bytes": sum(e.bytes for e in bundle.manifest.file_entries()),
+    }

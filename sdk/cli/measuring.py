@@ -1,0 +1,96 @@
+"""What is measured: bench, tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edgekit.cli.show import command, json_option, out_console, parse_size, print_json, progress_bar
+
+
+@command("edgekit bench sr-x2 --runtime openvino --size 640x360 --json-out bench.json")
+@click.argument("bundle")
+@click.option("--runtime", "runtimes", multiple=True, help="Only this engine; may be given several times.")
+@click.option("--precision", "precisions", multiple=True, help="Only this precision; may be given several times.")
+@click.option("--size", default="640x360", show_default=True, help="Width x height of the input image.")
+@click.option("--image", type=click.Path(path_type=Path), help="A photo to measure on; one ships.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each case and round.")
+@click.option("--threads", type=click.IntRange(1, 1024))
+@click.option("--json-out", type=click.Path(path_type=Path), help="Write the raw samples here.")
+@click.option("--md-out", type=click.Path(path_type=Path), help="Write the table as Markdown here.")
+@json_option
+def bench(
+    bundle: str, runtimes: tuple[str, ...], precisions: tuple[str, ...], size: str, image: Path | None, rounds: int,
+    seconds: float, threads: int | None, json_out: Path | None, md_out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure a bundle on every engine and precision.
+
+    Real input, a process for each, interleaved in rounds.
+    """
+    from edgekit import choice
+    from edgekit.benchmarks import report
+
+    measured, opened = _measured(
+        bundle,
+        runtimes,
+        precisions,
+        size=parse_size(size),
+        image=image,
+        rounds=rounds,
+        seconds=seconds,
+        threads=threads,
+    )
+    if json_out:
+        measured.save(json_out)
+    chosen = choice.pick(opened, "model", "auto", "cpu", "auto", {})
+    rows = report.cells(measured, chosen)
+    quality = next((r.quality["metric"] for r in measured.rows if r.quality), "quality")
+    if md_out:
+        md_out.write_text(report.markdown(rows, quality), encoding="utf-8")
+    if as_json:
+        print_json(msgspec.to_builtins(measured))
+        return
+    title = f"{opened.name} on {measured.machine['processor']} ({measured.machine['cores']} cores), {measured.input}"
+    out_console.print(report.table(rows, title, quality, out_console.width))
+    out_console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}", soft_wrap=True)
+    best = report.fastest(measured)
+    if best and not (runtimes or precisions) and best != (chosen.runtime, chosen.variant.precision):
+        found = " ".join(best)
+        out_console.print(f"this run found {found} fastest: `edgekit tune {bundle} --size {size}` makes auto take it")
+
+
+@command("edgekit tune sr-x2")
+@click.argument("bundle")
+@click.option("--size", default="640x360", show_default=True, help="Width x height of the input image.")
+@json_option
+def tune(bundle: str, size: str, as_json: bool) -> None:
+    """Measure a bundle here, and let `auto` choose by it."""
+    from edgekit.benchmarks.tuning import remember
+
+    measured, opened = _measured(bundle, (), (), size=parse_size(size), rounds=3, seconds=0.5)
+    chosen = remember(opened, measured)
+    answer = {"runtime": chosen.runtime, "precision": chosen.variant.precision, "why": chosen.why}
+    if as_json:
+        print_json(answer)
+        return
+    out_console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}", soft_wrap=True)
+    return
+
+
+def _measured(bundle: str, runtimes: Any, precisions: Any, **options: Any) -> tuple[Any, Any]:
+    """The report of a measurement with a progress bar, and the opened bundle."""
+    from edgekit.benchmarks import MeasureOptions, measure
+    from edgekit.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    with progress_bar() as progress:
+        bar = progress.add_task("measure", total=None)
+        told = MeasureOptions(
+            **options,
+            progress=lambda done, total, what: progress.update(bar, completed=done, total=total, description=what),
+        )
+        return measure(opened, runtimes, precisions, options=told), opened

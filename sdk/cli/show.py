@@ -1,0 +1,95 @@
+"""What the commands share: consoles, tables, progress on stderr, and the forms of their arguments."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from edgekit.errors import InputError
+
+out_console = Console(highlight=False)
+err_console = Console(stderr=True, highlight=False)
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for machines.")
+
+
+def command(example: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A sub-command whose help ends with an example."""
+    return click.command(epilog=f"\b\nExample:\n  {example}")
+
+
+def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose where and how a bundle runs."""
+    options = (
+        click.option("--runtime", default="auto", show_default=True, help="An engine's name; see `edgekit devices`."),
+        click.option("--device", default="cpu", show_default=True, help="cpu, gpu, npu, gpu:1 …"),
+        click.option("--precision", default="auto", show_default=True, help="fp32, int8 …"),
+        click.option(
+            "--threads", type=click.IntRange(1, 1024), help="Engine threads; the engine's choice if left out."
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+
+
+def parse_shape(text: str) -> tuple[str, list[int | str]]:
+    """ "image=1x3xheightxwidth" → ("image", [1, 3, "height", "width"])."""
+    name, _, shape = text.partition("=")
+    parts = [part for part in shape.split("x") if part]
+    if not name or not parts:
+        raise InputError(f"got --input '{text}': expected NAME=SHAPE, such as image=1x3xheightxwidth")
+    return name, [int(part) if part.isdecimal() else part for part in parts]
+
+
+def parse_numbers(text: str) -> dict[str, int]:
+    """ "height=256,width=256" → {"height": 256, "width": 256}."""
+    try:
+        return {name: int(number) for name, number in (part.split("=") for part in text.split(",") if part)}
+    except ValueError:
+        raise InputError(f"got '{text}': expected NAME=NUMBER pairs, such as height=256,width=256") from None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "640x360" → (360, 640), as height and width."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InputError(f"got --size '{text}': expected WIDTHxHEIGHT, such as 640x360")
+    return int(height), int(width)
+
+
+def progress_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err_console, transient=True)
+
+
+class steps:  # noqa: N801  (a context manager that is called)
+    """A spinner on stderr that names the step under way."""
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._status = err_console.status("starting")
+        self._status.start()
+        return lambda step: self._status.update(step)
+
+    def __exit__(self, *details: object) -> None:
+        self._status.stop()
+
+
+def new_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 2, 0, 0), show_header=any(columns))
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1))
+
+
+def escaped(text: str) -> str:
+    return text.replace("[", "\\[")
