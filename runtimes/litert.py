@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
-from edgekit.machine import processor
+from edgekit.machine import cores, processor
 from edgekit.session import Device, Model, Placement, Runtime, Session
 from edgekit.tensors import Array, TensorSpec
 
@@ -59,18 +59,18 @@ class LiteRtRuntime(Runtime):
         )
         try:
             with _muted():
-                interpreter = module.Interpreter(model_path=str(model.path), num_threads=threads, **plain)
+                interpreter = module.Interpreter(model_path=str(model.path), num_threads=threads or cores(), **plain)
                 interpreter.allocate_tensors()
         except Exception as error:  # ValueError and RuntimeError, from C++
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise EngineError(f"litert cannot open '{model.path.name}': {reason}") from error
-        return LiteRtSession(interpreter, model, threads)
+        return LiteRtSession(interpreter, model, threads or cores())
 
 
 class LiteRtSession(Session):
     """One interpreter, used by one caller at a time."""
 
-    def __init__(self, interpreter: Any, model: Model, threads: int | None) -> None:
+    def __init__(self, interpreter: Any, model: Model, threads: int) -> None:
         super().__init__()
         self._engine = interpreter
         self._model, self._threads = model, threads

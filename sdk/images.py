@@ -88,18 +88,32 @@ def photos(source: str | Path) -> Iterator[tuple[str, UInt8]]:
 def write_image(path: str | Path, image: UInt8) -> None:
     """Encode uint8 RGB or RGBA to the format of the path's ending; a failed write leaves nothing behind."""
     cv2 = opencv()
-    path = Path(path)
+    path = writable(path)
     code = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         written = cv2.imwrite(str(partial), cv2.cvtColor(image, code))
     except cv2.error as error:
         partial.unlink(missing_ok=True)
-        raise ImageError(f"cannot write '{path}': use the ending .png, .jpg or .webp ({error})") from error
+        raise ImageError(f"cannot write '{path}': {error}") from error
     if not written:
         partial.unlink(missing_ok=True)
-        raise ImageError(f"cannot write '{path}': is the folder there and writable?")
+        raise ImageError(f"cannot write '{path}': is the folder writable, and the image within the format's limits?")
     partial.replace(path)
+
+
+def writable(path: str | Path) -> Path:
+    """The path of an image to write, checked before the work that makes it.
+
+    Raises:
+        ImageError: its ending is of no image format, or its folder is not there.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ImageError(f"cannot write '{path}': expected one of the endings {' '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ImageError(f"cannot write '{path}': there is no folder '{path.parent}'")
+    return path
 
 
 def as_uint8(image: npt.NDArray[Any]) -> UInt8:

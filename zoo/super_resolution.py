@@ -157,7 +157,8 @@ def train(data: Path, runs: Path, recipe: Recipe) -> SuperResolution:
             loss = _step(net, optimizer, low, high, recipe, step)
             update_average(average, net, step, recipe.ema)
             progress.update(bar, completed=step + 1, description=f"sr-x{recipe.scale} loss {loss:.4f}")
-            checkpoint.save(step + 1, last=step + 1 == recipe.steps)
+            if checkpoint.save(step + 1, last=step + 1 == recipe.steps) and not progress.console.is_terminal:
+                progress.console.print(f"sr-x{recipe.scale} step {step + 1} of {recipe.steps}, loss {loss:.4f}")
     return average.plain()
 
 

@@ -45,15 +45,16 @@ class Checkpoint:
             part.load_state_dict(state[name])
         return int(state["step"])
 
-    def save(self, step: int, last: bool = False) -> None:
-        """Write the state if the last writing is `every_s` ago, or `last` is set."""
+    def save(self, step: int, last: bool = False) -> bool:
+        """Write the state if the last writing is `every_s` ago, or `last` is set; says whether it did."""
         if not last and time.monotonic() - self._saved < self.every_s:
-            return
+            return False
         states = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
         torch.save({"recipe": dict(self.recipe), "step": step, **states}, partial)
         partial.replace(self.path)
         self._saved = time.monotonic()
+        return True
 
 
 @torch.no_grad()

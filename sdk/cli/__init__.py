@@ -41,7 +41,7 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except EdgekitError as error:
+        except (EdgekitError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
             err_console.print(f"[red]error:[/] {escaped(str(error))}", soft_wrap=True)

@@ -69,6 +69,7 @@ def run(
     """Run a bundle's task on an image file."""
     from edgekit import images
 
+    images.writable(out)
     picture = images.read_image(image)
     task = edgekit.load(bundle, runtime, device=device, precision=precision, threads=threads)
     start = time.perf_counter()

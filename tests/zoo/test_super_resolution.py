@@ -86,10 +86,11 @@ def _stopped_after(data: Path, runs: Path, steps: int) -> None:
         pass
 
     class Impatient(family.Checkpoint):
-        def save(self, step: int, last: bool = False) -> None:
+        def save(self, step: int, last: bool = False) -> bool:
             if step == steps:
                 super().save(step, last=True)
                 raise Killed
+            return False
 
     original, family.Checkpoint = family.Checkpoint, Impatient  # type: ignore[misc]
     try:
