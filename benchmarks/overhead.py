@@ -18,7 +18,7 @@ from edgekit.bundle import Bundle
 from edgekit.session import Session, open_session
 from edgekit.session import runtime as find_runtime
 from edgekit.tensors import Array
-from edgekit.verify import golden_feeds, golden_sizes
+from edgekit.verify import feeds, golden_sizes
 
 
 def measure_overhead(bundle: Bundle, runtime: str, runs: int = 1500, block: int = 25) -> dict[str, float]:
@@ -27,8 +27,9 @@ def measure_overhead(bundle: Bundle, runtime: str, runs: int = 1500, block: int 
     Blocks of calls alternate, so that a drifting clock hits both alike.
     """
     with open_session(bundle, runtime, precision="int8", threads=1, sizes=golden_sizes(bundle)) as session:
-        feeds = golden_feeds(bundle, session)
-        calls = {"engine": plain_call(runtime, session, list(feeds.values())), "session": lambda: session.run(feeds)}
+        component, golden = bundle.component(), bundle.golden()
+        inputs = feeds(session, [golden[spec.name] for spec in component.inputs], component.inputs)
+        calls = {"engine": plain_call(runtime, session, list(inputs.values())), "session": lambda: session.run(inputs)}
         samples: dict[str, list[float]] = {name: [] for name in calls}
         for call in calls.values():
             _block(call, block)

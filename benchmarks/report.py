@@ -10,7 +10,7 @@ from rich.table import Table
 from edgekit.benchmarks.measurement import Report, Row
 from edgekit.choice import Choice
 
-TITLES = {"psnr_y_db": "PSNR dB"}
+TITLES = {"psnr_y_db": "PSNR dB", "top1_percent": "top-1 %"}
 WIDE_ONLY = ("model ms", "load ms")  # left out on terminals narrower than 100 columns
 HEAD = (
     "engine",

@@ -36,7 +36,7 @@ class Worker:
         import edgekit
         from edgekit import images
         from edgekit.bundle import Bundle
-        from edgekit.verify import golden_feeds, golden_sizes
+        from edgekit.verify import feeds, golden_sizes
 
         bundle = Bundle.open(case["bundle"])
         request = {"device": case["device"], "precision": case["precision"], "threads": case["threads"]}
@@ -45,17 +45,15 @@ class Worker:
             task = edgekit.load(bundle, case["runtime"], **request)
             loaded = time.perf_counter()
             picture = images.read_image(image)[:, :, :3]
-            session = task.session_for(*picture.shape[:2])
+            session, inputs = task.example(picture)
             self.task = lambda: task(picture)
-            feeds = {
-                session.inputs[0].name: fitted(images.to_tensor(picture, session.inputs[0]), session.inputs[0].shape)
-            }
         else:
             sizes = golden_sizes(bundle)
             session = edgekit.open_session(bundle, case["runtime"], sizes=sizes, **request)
             loaded = time.perf_counter()
-            feeds = golden_feeds(bundle, session)
-        self.model: Callable[[], Any] = lambda: session.run(feeds)
+            component, golden = bundle.component(), bundle.golden()
+            inputs = feeds(session, [golden[spec.name] for spec in component.inputs], component.inputs)
+        self.model: Callable[[], Any] = lambda: session.run(inputs)
         first = time.perf_counter()
         self.model()
         placement = session.placement()
@@ -91,16 +89,6 @@ def timed(call: Callable[[], Any], seconds: float) -> list[float]:
         call()
         samples.append((time.perf_counter() - start) * 1e3)
     return samples
-
-
-def fitted(tensor: Any, shape: tuple[int | str, ...]) -> Any:
-    """Repeat or crop a tensor to the sizes that a file has fixed."""
-    import numpy as np
-
-    for axis, size in enumerate(shape):
-        if isinstance(size, int) and tensor.shape[axis] != size:
-            tensor = np.take(tensor, np.arange(size) % tensor.shape[axis], axis=axis)
-    return np.ascontiguousarray(tensor)
 
 
 def peak_mb() -> float:

@@ -161,7 +161,7 @@ def _compared(variant: Variant, graph: Graph, stage: Path, options: ExportOption
     described = msgspec.structs.replace(
         variant, inputs=variant.inputs or source.inputs, outputs=variant.outputs or source.outputs
     )
-    measured = parity.measure_parity(stage / variant.path, described, source.inputs, probes, expected)
+    measured = parity.measure_parity(stage / variant.path, described, source.inputs, source.outputs, probes, expected)
     if graph.precision == "fp32":
         parity.require(measured, options.tolerance, f"{variant} of component 'model'", source.outputs)
     return msgspec.structs.replace(variant, parity=measured)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError
@@ -50,17 +51,29 @@ class UpscalePsnr(Metric):
         return cls(pairs, scale, f"{name or Path(source).stem} ×{scale}, {len(pairs)} images, Y, shave {scale}")
 
     def value(self, bundle: Bundle, runtime: str, precision: str) -> float:
-        upscaler = load(bundle, runtime, precision=precision)
-        try:
-            return float(np.mean([psnr_y(upscaler(low), high, self.scale) for low, high in self.pairs]))
-        finally:
-            upscaler.close()
+        with load(bundle, runtime, precision=precision) as upscale:
+            return float(np.mean([psnr_y(upscale(low), high, self.scale) for low, high in self.pairs]))
 
     def bicubic(self) -> float:
         """The same of plain bicubic enlargement: the check that a figure can be compared with others."""
         return float(
             np.mean([psnr_y(resize_bicubic(low, *high.shape[:2]), high, self.scale) for low, high in self.pairs])
         )
+
+
+@dataclass
+class TopOneAccuracy(Metric):
+    """The share of images, in percent, whose likeliest label is the right one."""
+
+    images: UInt8
+    labels: npt.NDArray[np.int64]
+    data: str
+    name: str = "top1_percent"
+
+    def value(self, bundle: Bundle, runtime: str, precision: str) -> float:
+        with load(bundle, runtime, precision=precision) as classifier:
+            right = [int(classifier.logits(i).argmax()) == t for i, t in zip(self.images, self.labels, strict=True)]
+        return 100.0 * float(np.mean(right))
 
 
 def degrade(photo: UInt8, scale: int) -> tuple[UInt8, UInt8]:

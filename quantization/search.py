@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from edgekit.exporters.parity import compare
 from edgekit.exporters.sources import Source
 from edgekit.quantization.pt2e import layer_names, quantize_source
 from edgekit.tensors import Array
+from edgekit.verify import compare
 
 
 def rank_layers(source: Source, calibration: Sequence[tuple[Array, ...]], inputs: int = 4) -> list[str]:

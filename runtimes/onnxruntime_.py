@@ -78,10 +78,10 @@ class OnnxRuntime(Runtime):
         kind, _, index = device.partition(":")
         here = _engine().get_available_providers()
         for provider in here:
-            if PROVIDERS.get(provider) == kind:
+            if PROVIDERS.get(provider) == kind and (kind != "cpu" or index in ("", "0")):
                 return provider, {"device_id": index} if index else {}
         raise DeviceUnavailable(
-            f"onnxruntime has no {kind} here: the installed wheel brings {', '.join(here)}; "
+            f"onnxruntime has no {device} here: the installed wheel brings {', '.join(here)}; "
             "use device='cpu', or install the onnxruntime wheel made for your hardware"
         )
 

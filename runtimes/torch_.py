@@ -129,7 +129,7 @@ def load_module(family: str, settings: dict[str, Any], weights: Any) -> Any:
 
 def _target(torch: Any, device: str) -> Any:
     kind, _, index = device.partition(":")
-    if kind == "cpu":
+    if kind == "cpu" and index in ("", "0"):
         return torch.device("cpu")
     if kind == "gpu" and torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count():
         return torch.device("cuda", int(index or 0))

@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import platformdirs
 
 from edgekit import manifest as manifests
-from edgekit.errors import BundleError, BundleNotFound, HashMismatch, UnsafePath
+from edgekit.errors import BundleError, BundleNotFound, EdgekitError, HashMismatch, UnsafePath
 from edgekit.manifest import Component, FileEntry, Manifest, Variant
 from edgekit.tensors import Array
 
@@ -93,13 +94,7 @@ class Bundle:
 
     def golden(self, component: str = "model") -> dict[str, Array]:
         """The golden arrays by tensor name: inputs whole, outputs as `golden_sample` of them."""
-        arrays = {}
-        for item in self.component(component).golden:
-            try:
-                arrays[item.tensor] = np.load(self.file(item.file), allow_pickle=False)
-            except ValueError as error:
-                raise BundleError(f"golden file '{item.file.path}' of {self.name} is not a NumPy array") from error
-        return arrays
+        return {item.tensor: _array(self.file(item.file)) for item in self.component(component).golden}
 
     def check_files(self) -> int:
         """Check every file of the bundle; returns how many there are."""
@@ -175,7 +170,9 @@ def unpack(archive: str | Path, folder: Path) -> Path:
             (stage / MANIFEST).write_bytes(data)
             for entry in manifest.file_entries():
                 _extract(opened, members, entry, stage)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except EdgekitError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, IsADirectoryError) as error:
         raise BundleError(f"'{archive}' is not a readable .zip: {error}") from error
     return folder
 
@@ -222,6 +219,17 @@ def file_entry(folder: Path, path: str) -> FileEntry:
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _array(path: Path) -> Array:
+    """A .npy file's array, mapped before it is copied: a header cannot make more be allocated than there is."""
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
+        raise BundleError(f"golden file '{path}' is not a NumPy array: {error}") from error
+    if not isinstance(mapped, np.ndarray):
+        raise BundleError(f"golden file '{path}' is an archive: expected one NumPy array (.npy)")
+    return np.array(mapped)
 
 
 def golden_sample(array: Array) -> Array:

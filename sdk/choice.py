@@ -60,6 +60,10 @@ def pick(
         name, variant = next(c for c in fitting if (c[0], c[1].precision) == (measured.runtime, measured.precision))
         return Choice(name, variant, threads or measured.threads, measured.why)
     name, variant = fitting[0]
+    if runtime != "auto":
+        return Choice(
+            name, variant, threads, f"{variant.precision} comes first where nothing was measured: `edgekit tune` does"
+        )
     order = " → ".join(_order())
     why = f"default order on {architecture()} ({order}; int8 before fp32): not measured here, `edgekit tune` does"
     return Choice(name, variant, threads, why)

@@ -72,10 +72,13 @@ def photos(source: str | Path) -> Iterator[tuple[str, UInt8]]:
     """
     source = Path(source)
     if source.suffix == ".zip" and source.is_file():
-        with zipfile.ZipFile(source) as archive:
-            names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
-            for name in names:
-                yield name, decode_image(archive.read(name), name)[:, :, :3]
+        try:
+            with zipfile.ZipFile(source) as archive:
+                names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
+                for name in names:
+                    yield name, decode_image(archive.read(name), name)[:, :, :3]
+        except zipfile.BadZipFile as error:
+            raise ImageError(f"'{source}' is not a readable .zip: {error}") from error
     else:
         paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
         names = [str(p) for p in paths]
@@ -93,13 +96,15 @@ def write_image(path: str | Path, image: UInt8) -> None:
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         written = cv2.imwrite(str(partial), cv2.cvtColor(image, code))
+        if not written:
+            raise ImageError(
+                f"cannot write '{path}': is the folder writable, and the image within the format's limits?"
+            )
+        partial.replace(path)
     except cv2.error as error:
-        partial.unlink(missing_ok=True)
         raise ImageError(f"cannot write '{path}': {error}") from error
-    if not written:
+    finally:
         partial.unlink(missing_ok=True)
-        raise ImageError(f"cannot write '{path}': is the folder writable, and the image within the format's limits?")
-    partial.replace(path)
 
 
 def writable(path: str | Path) -> Path:
@@ -111,8 +116,9 @@ def writable(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"cannot write '{path}': expected one of the endings {' '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ImageError(f"cannot write '{path}': there is no folder '{path.parent}'")
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
+        raise ImageError(f"cannot write '{path}': {reason}")
     return path
 
 
@@ -223,8 +229,8 @@ def to_tensor(image: UInt8, spec: TensorSpec, out: npt.NDArray[Any] | None = Non
     `out` is a buffer of the result's shape and dtype to fill; None makes a new one.
     """
     height, width, channels = image.shape
-    if spec.dtype == "uint8" and spec.layout == "NHWC":
-        return image[None]
+    if spec.dtype == "uint8":
+        return np.ascontiguousarray(image if spec.layout == "NHWC" else image.transpose(2, 0, 1))[None]
     shape = (1, height, width, channels) if spec.layout == "NHWC" else (1, channels, height, width)
     result = np.empty(shape, spec.dtype) if out is None else out
     low, high = spec.range or (0.0, 1.0)
@@ -249,6 +255,8 @@ def from_tensor(tensor: npt.NDArray[Any], spec: TensorSpec) -> UInt8:
     scale, shift = 255.0 / (high - low), -low * 255.0 / (high - low)
     first = first.astype(np.float32, copy=False)
     planes = [first] if spec.layout == "NHWC" else list(first)
-    rounded = [cv2.addWeighted(p, scale, p, 0.0, shift, dtype=cv2.CV_8U) for p in planes]
+    # OpenCV rounds by way of int32, which turns what is far too large into 0: hence the limit from above first
+    limited = [cv2.threshold(p, high, 0.0, cv2.THRESH_TRUNC)[1] for p in planes]
+    rounded = [cv2.addWeighted(p, scale, p, 0.0, shift, dtype=cv2.CV_8U) for p in limited]
     result: UInt8 = rounded[0] if spec.layout == "NHWC" else cv2.merge(rounded)
     return result

@@ -141,7 +141,7 @@ def decode(data: bytes, source: str) -> Manifest:
                 "install the edgekit that wrote it, or export the bundle again"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"'{source}' is not a bundle manifest: {error}") from error
     for entry in manifest.file_entries():
         check_path(entry.path, source)

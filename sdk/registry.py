@@ -18,6 +18,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "tasks": {
         "upscale": "edgekit.tasks.upscale:Upscaler",
+        "classify": "edgekit.tasks.classify:Classifier",
     },
     "exporters": {
         "onnx": "edgekit.exporters.onnx_:OnnxExporter",
@@ -26,10 +27,12 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "families": {
         "super_resolution": "edgekit.zoo.super_resolution:SuperResolution",
+        "classification": "edgekit.zoo.classification:PlainNet",
     },
     "recipes": {
         "sr-x2": "edgekit.zoo.super_resolution:X2",
         "sr-x4": "edgekit.zoo.super_resolution:X4",
+        "cifar-cnn": "edgekit.zoo.classification:CIFAR",
     },
 }
 

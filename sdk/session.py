@@ -267,11 +267,20 @@ def _open_file(path: Path, name: str, device: str, precision: str, threads: int 
     if precision != "auto":
         raise InputError(f"got precision '{precision}' for '{path.name}': a lone file has the precision it has")
     model = Model(path, SUFFIXES[path.suffix], "file")
-    engines = registry.names("runtimes") if name == "auto" else [name]
-    for engine in engines:
-        if model.format in runtime(engine).formats and (name != "auto" or runtime(engine).installed()):
-            return _opened(engine, model, device, threads, options)
-    raise DeviceUnavailable(f"{name} cannot open '{path.name}': pick an engine that reads {model.format} files")
+    readers = [n for n in registry.names("runtimes") if model.format in runtime(n).formats]
+    if name != "auto":
+        if model.format not in runtime(name).formats:
+            raise DeviceUnavailable(f"{name} cannot open '{path.name}': {' or '.join(readers)} can")
+        return _opened(name, model, device, threads, options)
+    missing = []
+    for reader in readers:
+        try:
+            runtime(reader).version()
+        except NotInstalled as error:
+            missing.append(str(error))
+        else:
+            return _opened(reader, model, device, threads, options)
+    raise NotInstalled(" or ".join(missing))
 
 
 def _opened(name: str, model: Model, device: str, threads: int | None, options: Any) -> Session:

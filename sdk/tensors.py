@@ -17,6 +17,11 @@ Dimension = int | str
 Layout = Literal["NCHW", "NHWC"]
 
 
+Dtype = Literal[
+    "float32", "float16", "float64", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool"
+]  # fmt: skip
+
+
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Name, dtype, shape, layout and value range of one input or output.
 
@@ -26,7 +31,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """
 
     name: str
-    dtype: str
+    dtype: Dtype
     shape: tuple[Dimension, ...]
     layout: Layout | None = None
     range: tuple[float, float] | None = None
@@ -57,8 +62,11 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         if not self._fits(array.shape, sizes):
             known = f" with {sizes}" if sizes else ""
             raise TensorError(f"{self.name}: got shape {array.shape}, expected {self}{known}")
-        if array.dtype.kind == "f" and not math.isfinite(np.add.reduce(array, axis=None, dtype=_sum_dtype(array))):
-            self._refuse_nan(array)
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore", invalid="ignore"):  # a sum finds NaN fastest; it may overflow or be ∞ − ∞
+                total = np.add.reduce(array, axis=None, dtype=_sum_dtype(array))
+            if not math.isfinite(total):
+                self._refuse_nan(array)
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def _fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,16 @@ from edgekit.errors import EdgekitError
 from edgekit.manifest import Component, Variant
 from edgekit.session import Session, open_session
 from edgekit.session import runtime as find_runtime
-from edgekit.tensors import Array, axes
+from edgekit.tensors import Array, TensorSpec, axes
 
 FP32_TOLERANCE = 1e-3  # of the golden outputs' largest value; engines and processors differ by 1e-5 or less
 INT8_SLACK_DB = 6.0  # how far below the recorded SNR an int8 variant may fall on another processor
+EQUAL_DB = 999.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One variant on one engine: `ok` None where it could not be tried, with the reason in `note`."""
+    """One variant on one engine: `ok` None where nothing could be compared, with the reason in `note`."""
 
     runtime: str
     variant: Variant
@@ -39,11 +40,11 @@ def verify(bundle: Bundle) -> Iterator[Verdict]:
     """
     bundle.check_files()
     for name, component in bundle.manifest.components.items():
-        sizes = golden_sizes(bundle, name)
+        golden = bundle.golden(name)
         for engine in registry.names("runtimes"):
             for variant in component.variants:
                 if variant.format == find_runtime(engine).formats[0]:
-                    yield _verdict(bundle, name, component, engine, variant, sizes)
+                    yield Verdict(engine, variant, *_tried(bundle, name, component, golden, engine, variant))
 
 
 def golden_sizes(bundle: Bundle, component: str = "model") -> dict[str, int]:
@@ -52,63 +53,81 @@ def golden_sizes(bundle: Bundle, component: str = "model") -> dict[str, int]:
     return {
         dim: golden[spec.name].shape[axis]
         for spec in bundle.component(component).inputs
-        if spec.name in golden
+        if spec.name in golden and golden[spec.name].ndim == len(spec.shape)
         for axis, dim in enumerate(spec.shape)
         if isinstance(dim, str)
     }
 
 
-def golden_feeds(bundle: Bundle, session: Session, component: str = "model") -> dict[str, Array]:
-    """The golden inputs, in the layout of the session."""
-    golden, feeds = bundle.golden(component), {}
-    for spec, actual in zip(bundle.component(component).inputs, session.inputs, strict=True):
-        array = golden[spec.name]
-        if spec.layout and actual.layout and spec.layout != actual.layout:
-            array = np.ascontiguousarray(array.transpose(axes(spec.layout, actual.layout)))
-        feeds[actual.name] = array
-    return feeds
+def feeds(session: Session, arrays: Sequence[Array], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Arrays in the component's order and layout, as the session takes them."""
+    return {
+        actual.name: _turned(array, spec, actual)
+        for array, spec, actual in zip(arrays, inputs, session.inputs, strict=True)
+    }
 
 
-def _verdict(
-    bundle: Bundle, name: str, component: Component, engine: str, variant: Variant, sizes: dict[str, int]
-) -> Verdict:
-    if not find_runtime(engine).installed():
-        return Verdict(engine, variant, None, None, "not installed")
-    fits = all(sizes.get(dim) == size for dim, size in variant.sizes.items())
-    try:
-        with open_session(
-            bundle, engine, precision=variant.precision, component=name, sizes=variant.sizes or None
-        ) as session:
-            if not fits:
-                return Verdict(engine, variant, True, None, "opened only: not the golden size")
-            outputs = session.run(golden_feeds(bundle, session, name))
-            return _compare(bundle, name, component, engine, variant, session, outputs)
-    except EdgekitError as error:
-        return Verdict(engine, variant, False, None, str(error))
+def answers(
+    session: Session, arrays: Sequence[Array], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> list[Array]:
+    """Run a session on arrays in the component's layout; its outputs come back in the component's layout."""
+    results = session.run(feeds(session, arrays, inputs))
+    return [_turned(results[actual.name], actual, spec) for spec, actual in zip(outputs, session.outputs, strict=True)]
 
 
-def _compare(
-    bundle: Bundle,
-    name: str,
-    component: Component,
-    engine: str,
-    variant: Variant,
-    session: Session,
-    outputs: dict[str, Array],
-) -> Verdict:
-    golden = bundle.golden(name)
-    worst, snr_db, largest = 0.0, 999.0, 0.0
-    for spec, actual in zip(component.outputs, session.outputs, strict=True):
-        output, truth = outputs[actual.name], golden[spec.name].astype(np.float64)
-        if spec.layout and actual.layout and spec.layout != actual.layout:
-            output = output.transpose(axes(actual.layout, spec.layout))
-        error = golden_sample(np.ascontiguousarray(output)).astype(np.float64) - truth
+def compare(outputs: Sequence[Array], expected: Sequence[Array]) -> tuple[float, float]:
+    """Largest absolute error, and the lowest signal-to-noise ratio over the outputs in dB.
+
+    Equal outputs give 0 and 999 dB; NaN, infinity or another shape give infinity and −999 dB.
+    """
+    worst, lowest = 0.0, EQUAL_DB
+    for output, truth in zip(outputs, expected, strict=True):
+        if output.shape != truth.shape:
+            return math.inf, -EQUAL_DB
+        error = output.astype(np.float64) - truth.astype(np.float64)
+        if not np.isfinite(error).all():
+            return math.inf, -EQUAL_DB
         worst = max(worst, float(np.abs(error).max()))
-        largest = max(largest, float(np.abs(truth).max()))
-        signal, noise = float(np.mean(truth**2)), float(np.mean(error**2))
-        snr_db = min(snr_db, 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30)))
+        noise, signal = float(np.mean(error**2)), float(np.mean(truth.astype(np.float64) ** 2))
+        if noise:
+            lowest = min(lowest, 10 * math.log10(max(signal, 1e-30) / noise))
+    return worst, lowest
+
+
+def _turned(array: Array, actual: TensorSpec, wanted: TensorSpec) -> Array:
+    if actual.layout and wanted.layout and actual.layout != wanted.layout:
+        array = array.transpose(axes(actual.layout, wanted.layout))
+    return np.ascontiguousarray(array)
+
+
+def _tried(
+    bundle: Bundle, name: str, component: Component, golden: dict[str, Array], engine: str, variant: Variant
+) -> tuple[bool | None, float | None, str]:
+    """ok, largest error and note of a Verdict."""
+    if not find_runtime(engine).installed():
+        return None, None, "not installed"
+    request = {"precision": variant.precision, "component": name}
+    try:
+        with open_session(bundle, engine, sizes=variant.sizes or None, **request) as session:
+            if any(spec.name not in golden for spec in (*component.inputs, *component.outputs)):
+                return None, None, "opens; the bundle has no golden values"
+            sizes = golden_sizes(bundle, name)
+            if any(sizes.get(dim) != size for dim, size in variant.sizes.items()):
+                return None, None, "opens; golden values are of another size"
+            inputs = [golden[spec.name] for spec in component.inputs]
+            outputs = answers(session, inputs, component.inputs, component.outputs)
+    except EdgekitError as error:
+        return False, None, str(error)
+    truth = [golden[spec.name] for spec in component.outputs]
+    return _judged(variant, [golden_sample(output) for output in outputs], truth)
+
+
+def _judged(variant: Variant, outputs: list[Array], truth: list[Array]) -> tuple[bool, float, str]:
+    worst, snr_db = compare(outputs, truth)
+    if worst == math.inf:
+        return False, worst, "the answer is of another size, or holds NaN or infinity"
     if variant.precision == "fp32":
-        allowed = FP32_TOLERANCE * max(largest, 1e-6)
-        return Verdict(engine, variant, worst <= allowed, worst, f"allowed {allowed:.0e}")
+        allowed = FP32_TOLERANCE * max(*(float(np.abs(t).max()) for t in truth), 1e-6)
+        return worst <= allowed, worst, f"allowed {allowed:.0e}"
     floor = (variant.parity.snr_db if variant.parity else 20.0) - INT8_SLACK_DB
-    return Verdict(engine, variant, snr_db >= floor, worst, f"SNR {snr_db:.0f} dB ≥ {floor:.0f}")
+    return snr_db >= floor, worst, f"SNR {snr_db:.0f} dB, {floor:.0f} needed"

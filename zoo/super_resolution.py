@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from edgekit.images import UInt8, photos, resize_bicubic
 from edgekit.manifest import Task
 from edgekit.tensors import TensorSpec
-from edgekit.zoo.training import Checkpoint, update_average
+from edgekit.zoo.training import Checkpoint, ZooRecipe, update_average
 
 if TYPE_CHECKING:  # the converters are imported by `build` alone: a session of this network needs none
     from edgekit.exporters import Source
@@ -261,13 +261,5 @@ def image_specs(scale: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, .
     return (small,), (large,)
 
 
-@dataclass(frozen=True)
-class ZooRecipe:
-    """A bundle of the zoo, as `edgekit train NAME` makes it."""
-
-    recipe: Recipe
-    build: Callable[[Path, Path, Path, Recipe, Callable[[str], None]], Quantized] = build
-
-
-X2 = ZooRecipe(Recipe(scale=2, steps=45_000, patch=64))
-X4 = ZooRecipe(Recipe(scale=4, steps=30_000, patch=48))
+X2 = ZooRecipe(Recipe(scale=2, steps=45_000, patch=64), build)
+X4 = ZooRecipe(Recipe(scale=4, steps=30_000, patch=48), build)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from edgekit.errors import InputError
+
+if TYPE_CHECKING:
+    from edgekit.quantization import Quantized
 
 
 @dataclass
@@ -55,6 +58,14 @@ class Checkpoint:
         partial.replace(self.path)
         self._saved = time.monotonic()
         return True
+
+
+@dataclass(frozen=True)
+class ZooRecipe:
+    """A bundle of the zoo as `edgekit train NAME` makes it: `build(data, runs, out, recipe, progress)`."""
+
+    recipe: Any
+    build: Callable[[Path, Path, Path, Any, Callable[[str], None]], Quantized]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from edgekit.cli.show import command, json_option, out_console, parse_size, print_json, progress_bar
+from edgekit.errors import InputError
 
 
 @command("edgekit bench sr-x2 --runtime openvino --size 640x360 --json-out bench.json")
@@ -33,7 +34,12 @@ def bench(
     """
     from edgekit import choice
     from edgekit.benchmarks import report
+    from edgekit.bundle import Bundle
 
+    for path in (json_out, md_out):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"cannot write '{path}': there is no folder '{path.parent}'")
+    choice.pick(Bundle.open(bundle), "model", "auto", "cpu", "auto", {})  # refused before the work, not after it
     measured, opened = _measured(
         bundle,
         runtimes,

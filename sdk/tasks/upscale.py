@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
-from edgekit import choice, images, tiling
+from edgekit import images, tiling
 from edgekit.bundle import Bundle
 from edgekit.errors import ManifestError
 from edgekit.images import UInt8
-from edgekit.session import Placement, Session, open_session
+from edgekit.session import Session
+from edgekit.tasks.task import Task
+from edgekit.tensors import Array
 from edgekit.tiling import Tile
 
 MAX_TILE = 512  # input pixels a side where shapes are free: some 100 MB of activations at 32 channels
@@ -22,11 +25,11 @@ MAX_TILE = 512  # input pixels a side where shapes are free: some 100 MB of acti
 class UpscaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`scale`: enlargement; `halo`: input pixels around an output pixel that the network looks at."""
 
-    scale: int
-    halo: int
+    scale: Annotated[int, Meta(ge=1, le=16)]
+    halo: Annotated[int, Meta(ge=0, le=1024)]
 
 
-class Upscaler:
+class Upscaler(Task):
     """Call it with an image: uint8 height × width × (RGB, RGBA or grey) → uint8, `scale` times as large.
 
     Large images are cut into tiles whose results equal the untiled one, as every kept pixel sees its
@@ -34,31 +37,17 @@ class Upscaler:
     Thread-safe.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        runtime: str = "auto",
-        *,
-        device: str = "cpu",
-        precision: str = "auto",
-        threads: int | None = None,
-        max_tile: int = MAX_TILE,
-    ) -> None:
-        assert bundle.manifest.task is not None
-        try:
-            self.settings = msgspec.convert(bundle.manifest.task.settings, UpscaleSettings)
-        except msgspec.ValidationError as error:
-            raise ManifestError(f"{bundle.name}: the settings of task 'upscale' are wrong: {error}") from error
-        self.bundle = bundle
-        self.scale = self.settings.scale
-        picked = choice.pick(bundle, "model", runtime, device, precision, {}, threads)
-        self._picked, self._device = picked, device
+    name = "upscale"
+    Settings = UpscaleSettings
+
+    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int = MAX_TILE, **request: Any) -> None:
+        """As `edgekit.load`; `max_tile`: input pixels a side of a tile, where shapes are free."""
+        super().__init__(bundle, runtime, **request)
+        self.scale: int = self.settings.scale
         self._max_tile = max_tile
-        self._windows = self._fixed_windows(picked.variant.format)
-        self._sessions: dict[tuple[int, int] | None, Session] = {}
+        self._windows = self._fixed_windows()
         self._buffers = threading.local()
-        self._lock = threading.Lock()
-        self._session(next(iter(self._windows), None))  # errors come here, not with the first image
+        self._session_of(next(iter(self._windows), None))  # errors come here, not with the first image
 
     def __call__(self, image: UInt8, *, progress: Callable[[], None] = lambda: None) -> UInt8:
         """Enlarge one image; `progress` is called after every tile.
@@ -92,47 +81,42 @@ class Upscaler:
         return len(self._plan(*image.shape[:2])[1])
 
     def info(self) -> dict[str, Any]:
-        """Name, scale, what runs where and why."""
-        return {
-            "name": self.bundle.name,
-            "task": "upscale",
-            "scale": self.scale,
-            "why": self._picked.why,
-            "tile_sizes": [list(w) for w in self._windows] or f"any up to {self._max_tile}",
-            "placement": msgspec.to_builtins(self.placement()),
-        }
+        """Name, scale, sizes of tiles, and what runs where and why."""
+        return {**super().info(), "tile_sizes": [list(w) for w in self._windows] or f"any up to {self._max_tile}"}
 
-    def placement(self) -> Placement:
-        """Where the model runs, read from the engine."""
-        with self._lock:
-            session = next(iter(self._sessions.values()))
-        return session.placement()
-
-    def close(self) -> None:
-        """Free the engine's memory."""
-        with self._lock:
-            for session in self._sessions.values():
-                session.close()
-
-    def session_for(self, height: int, width: int) -> Session:
-        """The session that computes images (or tiles) of this size."""
-        return self._session(self._plan(height, width)[0])
+    def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
+        """The session, and the image, or its first tile, as it gets it."""
+        window, tiles = self._plan(*image.shape[:2])
+        session, rows, columns = self._session_of(window), tiles[0].rows, tiles[0].columns
+        part = image[rows.start : rows.stop, columns.start : columns.stop]
+        return session, {session.inputs[0].name: self._tensor(session, part, window).copy()}
 
     def _tiles(self, image: UInt8) -> Iterator[tuple[Tile, UInt8]]:
         window, tiles = self._plan(*image.shape[:2])
-        session = self._session(window)
+        session = self._session_of(window)
         for tile in tiles:
             part = image[tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
             yield tile, self._crop(tile, self._run(session, part, window))
 
     def _run(self, session: Session, part: UInt8, window: tuple[int, int] | None) -> UInt8:
-        height, width = part.shape[:2]
-        if window is not None and (height, width) != window:
-            part = np.pad(part, ((0, window[0] - height), (0, window[1] - width), (0, 0)), mode="edge")
-        source, target = session.inputs[0], session.outputs[0]
-        tensor = images.to_tensor(part, source, self._buffer(source.layout, part.shape, source.dtype))
-        output = session.run({source.name: tensor})[target.name]
-        return images.from_tensor(output, target)
+        target = session.outputs[0]
+        tensor = self._tensor(session, part, window)
+        result = images.from_tensor(session.run({session.inputs[0].name: tensor})[target.name], target)
+        height, width = window or part.shape[:2]
+        if result.shape[:2] != (height * self.scale, width * self.scale):
+            raise ManifestError(
+                f"{self.bundle.name}: the network made {result.shape[:2]} of {(height, width)}, its manifest says "
+                f"scale {self.scale}: correct the setting, or export the bundle again"
+            )
+        return result
+
+    def _tensor(self, session: Session, part: UInt8, window: tuple[int, int] | None) -> Array:
+        """A part of the image as the session takes it, in this thread's buffer; filled up to a fixed window."""
+        if window is not None and part.shape[:2] != window:
+            missing = [wanted - have for wanted, have in zip(window, part.shape, strict=False)]
+            part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+        source = session.inputs[0]
+        return images.to_tensor(part, source, self._buffer(source.layout, part.shape, source.dtype))
 
     def _buffer(self, layout: str | None, shape: tuple[int, ...], dtype: str) -> Any:
         """One input buffer a thread, made anew when the size changes."""
@@ -164,27 +148,15 @@ class Upscaler:
         window = min(self._windows, key=lambda w: tiling.cost(height, width, w, halo))
         return window, tiling.plan(height, width, window, halo)
 
-    def _fixed_windows(self, format: str) -> list[tuple[int, int]]:
-        variants = self.bundle.component().variants
-        precision = self._picked.variant.precision
-        sizes = [v.sizes for v in variants if v.format == format and v.precision == precision and v.sizes]
-        return [(s["height"], s["width"]) for s in sizes]
+    def _fixed_windows(self) -> list[tuple[int, int]]:
+        picked = self._picked.variant
+        alike = [
+            v for v in self.bundle.component().variants if (v.format, v.precision) == (picked.format, picked.precision)
+        ]
+        return [(v.sizes["height"], v.sizes["width"]) for v in alike if v.sizes]
 
-    def _session(self, window: tuple[int, int] | None) -> Session:
-        with self._lock:
-            if window not in self._sessions:
-                sizes = {"height": window[0], "width": window[1]} if window else None
-                session = open_session(
-                    self.bundle,
-                    self._picked.runtime,
-                    device=self._device,
-                    precision=self._picked.variant.precision,
-                    threads=self._picked.threads,
-                    sizes=sizes,
-                )
-                session.why = self._picked.why
-                self._sessions[window] = session
-            return self._sessions[window]
+    def _session_of(self, window: tuple[int, int] | None) -> Session:
+        return self._session({"height": window[0], "width": window[1]} if window else None)
 
 
 def _enlarge_alpha(alpha: UInt8, height: int, width: int) -> UInt8:

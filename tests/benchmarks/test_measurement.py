@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import edgekit
@@ -13,7 +12,7 @@ from edgekit import machine
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, measurement, report, tune
 from edgekit.benchmarks.measurement import cases_of
 from edgekit.benchmarks.tuning import remember
-from edgekit.benchmarks.worker import fitted, timed
+from edgekit.benchmarks.worker import timed
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable
 
@@ -117,7 +116,6 @@ def test_reports_for_people() -> None:
 
 def test_timing_takes_two_samples_at_least() -> None:
     assert len(timed(lambda: None, 0.0)) == 2
-    assert fitted(np.ones((1, 3, 4, 4)), (1, 3, 6, 2)).shape == (1, 3, 6, 2)
 
 
 def test_cases_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from edgekit.exporters import ExportOptions, from_module, parity
 from edgekit.exporters.sources import from_factory
 from edgekit.manifest import Parity, Task
 from edgekit.session import open_session
-from edgekit.verify import verify
+from edgekit.verify import compare, verify
 
 DYNAMIC = {"image": {2: "height", 3: "width"}}
 BUCKET = {"height": 16, "width": 24}
@@ -131,10 +131,10 @@ def test_refuses_inputs_that_do_not_run(tmp_path: Path) -> None:
 
 def test_comparison_knows_equal_wrong_and_not_finite() -> None:
     one = np.ones(4, np.float32)
-    assert parity.compare([one], [one]) == (0.0, 999.0)
-    worst, snr_db = parity.compare([one * np.float32(1.1)], [one])
+    assert compare([one], [one]) == (0.0, 999.0)
+    worst, snr_db = compare([one * np.float32(1.1)], [one])
     assert worst == pytest.approx(0.1, rel=1e-4) and snr_db == pytest.approx(20, abs=0.01)
-    worst, snr_db = parity.compare([one * np.nan], [one])
+    worst, snr_db = compare([one * np.nan], [one])
     assert worst == np.inf and snr_db < 0
     with pytest.raises(ParityError):
         parity.require(Parity(max_error=float("inf"), snr_db=-999, inputs=1), 1e-4, "x", ())

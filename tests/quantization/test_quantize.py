@@ -11,7 +11,6 @@ import torch
 from edgekit.bundle import Bundle
 from edgekit.errors import ImageError, QuantizationError
 from edgekit.exporters import ExportOptions, export
-from edgekit.exporters.parity import compare, run_variant
 from edgekit.images import write_image
 from edgekit.manifest import Task
 from edgekit.quantization import Metric, QuantizeOptions, layer_names, quantize, source_of
@@ -20,6 +19,7 @@ from edgekit.quantization.metrics import UpscalePsnr
 from edgekit.quantization.search import rank_layers
 from edgekit.session import open_session
 from edgekit.tensors import TensorSpec
+from edgekit.verify import answers, compare
 from edgekit.zoo.super_resolution import SuperResolution, image_specs, net_source
 
 BUCKET = {"height": 32, "width": 32}
@@ -68,7 +68,8 @@ def test_adds_int8_to_every_format_and_engines_agree(bundle: Bundle, calibration
         with open_session(result.bundle, runtime, precision="int8", sizes=BUCKET) as session:
             assert session.placement().precision == "int8"
             image = calibration[1][0][:, :, :32, :32]
-            outputs[runtime] = run_variant(session, [image], result.bundle.component().inputs)
+            component = result.bundle.component()
+            outputs[runtime] = answers(session, [image], component.inputs, component.outputs)
     assert compare(outputs["litert"], outputs["onnxruntime"])[1] >= 60  # bit for bit but for float remainders
     assert compare(outputs["openvino"], outputs["onnxruntime"])[1] >= 40
 

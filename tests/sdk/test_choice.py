@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sdk.doubles import edit_manifest
@@ -26,9 +27,10 @@ def bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture(autouse=True)
 def machine() -> Iterator[None]:
     """No test leaves the name of a made-up machine behind."""
-    profile.machine.cache_clear()
+    cached = profile.machine
+    cached.cache_clear()
     yield
-    profile.machine.cache_clear()
+    cached.cache_clear()
 
 
 def row(runtime: str, precision: str, p50_ms: float, threads: int | None = None, device: str = "cpu") -> Row:
@@ -73,7 +75,7 @@ def test_order_passes_over_what_is_not_installed(bundle: Bundle, monkeypatch: py
 
 
 def test_order_takes_fp32_where_there_is_no_int8(bundle: Bundle) -> None:
-    def only_fp32(manifest: dict) -> None:
+    def only_fp32(manifest: dict[str, Any]) -> None:
         model = manifest["components"]["model"]
         model["variants"] = [v for v in model["variants"] if v["precision"] == "fp32"]
 

@@ -72,7 +72,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_a_session_of_a_bundle_has_its_tensors(double: Bundle) -> None:
-    with open_session(double, "reference") as session:
+    with open_session(double, "reference", precision="fp32") as session:
         assert (session.inputs, session.outputs) == ((INPUT,), (OUTPUT,))
         result = session.run({"image": IMAGE})
         np.testing.assert_array_equal(result["upscaled"], IMAGE.repeat(2, axis=2).repeat(2, axis=3))
