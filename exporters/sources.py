@@ -16,7 +16,7 @@ from torch import nn
 
 from edgekit.errors import InputError
 from edgekit.runtimes.torch_ import TorchSession
-from edgekit.tensors import Array, TensorSpec
+from edgekit.tensors import Array, TensorSpec, dtype_named
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _import(place: str) -> Any:
 def _spec(name: str, array: Array, free: Mapping[int, str]) -> TensorSpec:
     shape = tuple(free.get(axis, size) for axis, size in enumerate(array.shape))
     image = array.ndim == 4 and array.shape[1] in (1, 3, 4)
-    return TensorSpec(name, array.dtype.name, shape, "NCHW" if image else None)
+    return TensorSpec(name, dtype_named(array.dtype.name), shape, "NCHW" if image else None)
 
 
 def _outputs(module: nn.Module, arrays: list[Array], inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -154,7 +154,9 @@ def _outputs(module: nn.Module, arrays: list[Array], inputs: tuple[TensorSpec, .
         shape = tuple(_named(size, free.get(axis)) for axis, size in enumerate(result.shape))
         image = result.ndim == 4 and result.shape[1] in (1, 3, 4)
         name = "output" if len(results) == 1 else f"output{index}"
-        specs.append(TensorSpec(name, str(result.dtype).removeprefix("torch."), shape, "NCHW" if image else None))
+        specs.append(
+            TensorSpec(name, dtype_named(str(result.dtype).removeprefix("torch.")), shape, "NCHW" if image else None)
+        )
     return tuple(specs)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.session import Device, Model, Placement, Runtime, Session
-from edgekit.tensors import Array, TensorSpec
+from edgekit.tensors import Array, TensorSpec, dtype_named
 
 NOT_COMPUTE = {"Const", "Input", "Output"}
 
@@ -127,7 +127,7 @@ def _engine() -> Any:
 
 def _spec(port: Any) -> TensorSpec:
     shape = tuple(d.get_length() if d.is_static else f"dim{i}" for i, d in enumerate(port.get_partial_shape()))
-    return TensorSpec(port.get_any_name(), str(port.get_element_type().to_dtype()), shape)
+    return TensorSpec(port.get_any_name(), dtype_named(str(port.get_element_type().to_dtype())), shape)
 
 
 def _text(info: Any, key: str) -> str:

@@ -228,7 +228,7 @@ def _array(path: Path) -> Array:
     except (ValueError, OSError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
         raise BundleError(f"golden file '{path}' is not a NumPy array: {error}") from error
     if not isinstance(mapped, np.ndarray):
-        raise BundleError(f"golden file '{path}' is an archive: expected one NumPy array (.npy)")
+        raise BundleError(f"golden file '{path}' is not a NumPy array but an archive of several")
     return np.array(mapped)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 import numpy as np
@@ -90,6 +90,17 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         shape = " × ".join(str(d) for d in self.shape)
         layout = f" ({self.layout})" if self.layout else ""
         return f"{self.dtype} {shape}{layout}"
+
+
+def dtype_named(name: str) -> Dtype:
+    """The dtype of this name.
+
+    Raises:
+        TensorError: no engine here has tensors of it.
+    """
+    if name not in get_args(Dtype):
+        raise TensorError(f"got the dtype {name}: expected one of {', '.join(get_args(Dtype))}")
+    return cast(Dtype, name)
 
 
 def axes(source: Layout, target: Layout) -> tuple[int, ...]:

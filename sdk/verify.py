@@ -106,13 +106,13 @@ def _tried(
     """ok, largest error and note of a Verdict."""
     if not find_runtime(engine).installed():
         return None, None, "not installed"
-    request = {"precision": variant.precision, "component": name}
+    precision, sizes = variant.precision, variant.sizes or None
     try:
-        with open_session(bundle, engine, sizes=variant.sizes or None, **request) as session:
+        with open_session(bundle, engine, precision=precision, component=name, sizes=sizes) as session:
             if any(spec.name not in golden for spec in (*component.inputs, *component.outputs)):
                 return None, None, "opens; the bundle has no golden values"
-            sizes = golden_sizes(bundle, name)
-            if any(sizes.get(dim) != size for dim, size in variant.sizes.items()):
+            made_at = golden_sizes(bundle, name)
+            if any(made_at.get(dim) != size for dim, size in variant.sizes.items()):
                 return None, None, "opens; golden values are of another size"
             inputs = [golden[spec.name] for spec in component.inputs]
             outputs = answers(session, inputs, component.inputs, component.outputs)

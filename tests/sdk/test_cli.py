@@ -209,7 +209,7 @@ def test_a_bad_size(name: str, size: str) -> None:
     [
         (("--runtime", "tensorrt"), "no runtime 'tensorrt': expected one of openvino"),
         (("--precision", "int3"), "no int3 file"),
-        (("--device", "npu:3", "--runtime", "onnxruntime"), "no npu here"),
+        (("--device", "npu:3", "--runtime", "onnxruntime"), "no npu:3 here"),
         (("--runtime", "onnxruntime", "--precision", "int8-dynamic"), "no int8-dynamic file"),
     ],
 )

@@ -150,7 +150,7 @@ def test_fixed_windows_equal_free_shapes_on_smaller_images(photo: np.ndarray, si
     """But for the right and bottom border, where a window is filled up and the whole image ends."""
     image, upscaler = photo[100 : 100 + size[0], 100 : 100 + size[1]], shipped("litert")
     height, width = (n * 2 for n in size)
-    window = upscaler.session_for(*size).inputs[0].shape
+    window = upscaler.example(image)[0].inputs[0].shape
     border = 2 * upscaler.settings.halo
     rows = height if window[1] <= size[0] else max(height - border, 0)
     columns = width if window[2] <= size[1] else max(width - border, 0)
