@@ -21,6 +21,7 @@ from edgekit.cli.show import (
     progress_bar,
     task_options,
 )
+from edgekit.errors import InputError
 
 
 @command("edgekit zoo --json")
@@ -60,36 +61,73 @@ def devices(as_json: bool) -> None:
 @command("edgekit run sr-x2 photo.jpg -o large.png --runtime openvino --precision int8")
 @click.argument("bundle")
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The image file to write.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The image file to write, where the task makes one.")
 @task_options
 @json_option
 def run(
-    bundle: str, image: Path, out: Path, runtime: str, device: str, precision: str, threads: int | None, as_json: bool
+    bundle: str,
+    image: Path,
+    out: Path | None,
+    runtime: str,
+    device: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Run a bundle's task on an image file."""
+    from edgekit.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    name = opened.manifest.task.name if opened.manifest.task else ""
+    if name not in RUNS:
+        raise InputError(f"{opened.name} is of task '{name}': `edgekit run` knows {', '.join(RUNS)}")
+    request = {"runtime": runtime, "device": device, "precision": precision, "threads": threads}
+    answer, text = RUNS[name](opened, request, image, out)
+    if as_json:
+        print_json(answer)
+        return
+    placed = answer["placement"]
+    ran = f"{placed['runtime']} {placed['device']} {placed['precision']} ({answer['why']})"
+    out_console.print(f"{text} in {answer['seconds']:.2f} s on {ran}", soft_wrap=True)
+
+
+def _upscale(bundle: Any, request: dict[str, Any], image: Path, out: Path | None) -> tuple[dict[str, Any], str]:
+    """Enlarge the image file to `out`."""
     from edgekit import images
 
+    if out is None:
+        raise InputError(f"{bundle.name} makes an image: name its file with -o")
     images.writable(out)
     picture = images.read_image(image)
-    task = edgekit.load(bundle, runtime, device=device, precision=precision, threads=threads)
-    start = time.perf_counter()
-    with progress_bar() as progress:
-        count = task.tile_count(picture)
+    with edgekit.load(bundle, **request) as upscale, progress_bar() as progress:
+        count = upscale.tile_count(picture)
         bar = progress.add_task("tiles", total=count, visible=count > 1)
-        result = task(picture, progress=lambda: progress.advance(bar))
-    seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        result = upscale(picture, progress=lambda: progress.advance(bar))
+        seconds = time.perf_counter() - start
+        info = upscale.info()
     images.write_image(out, result)
-    info = task.info()
-    if as_json:
-        print_json({"out": str(out), "shape": list(result.shape), "seconds": seconds, **info})
-        return
-    placed = info["placement"]
-    out_console.print(
-        f"{image} ({picture.shape[1]} × {picture.shape[0]}) → {out} ({result.shape[1]} × {result.shape[0]}) in "
-        f"{seconds:.2f} s on {placed['runtime']} {placed['device']} {placed['precision']} ({info['why']})",
-        soft_wrap=True,
-    )
-    return
+    sizes = f"({picture.shape[1]} × {picture.shape[0]}) → {out} ({result.shape[1]} × {result.shape[0]})"
+    return {"out": str(out), "shape": list(result.shape), "seconds": seconds, **info}, f"{image} {sizes}"
+
+
+def _classify(bundle: Any, request: dict[str, Any], image: Path, out: Path | None) -> tuple[dict[str, Any], str]:
+    """Say what is on the image file."""
+    from edgekit import images
+
+    if out is not None:
+        raise InputError(f"{bundle.name} makes no image: leave out -o")
+    picture = images.read_image(image)
+    with edgekit.load(bundle, **request) as classify:
+        start = time.perf_counter()
+        labels = classify(picture, top_k=3)
+        seconds = time.perf_counter() - start
+        info = classify.info()
+    text = ", ".join(f"{label.name} {label.probability:.0%}" for label in labels)
+    return {"top": [label._asdict() for label in labels], "seconds": seconds, **info}, f"{image}: {text}"
+
+
+RUNS = {"upscale": _upscale, "classify": _classify}
 
 
 @command("edgekit verify sr-x2")

@@ -224,7 +224,7 @@ def test_a_missing_engine(photo_file: Path, tmp_path: Path, monkeypatch: pytest.
     assert "pip install 'edgekit[onnx]'" in line
 
 
-@pytest.mark.parametrize("arguments", [("fly",), ("run",), ("run", "sr-x2", "a.png"), ("zoo", "--speed")])
+@pytest.mark.parametrize("arguments", [("fly",), ("run",), ("zoo", "--speed")])
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
@@ -271,3 +271,7 @@ def test_a_packed_bundle_runs_like_its_folder(double: Path, photo_file: Path, tm
     for number, source in enumerate((double, archive)):
         assert run("run", source, photo_file, "-o", tmp_path / f"{number}.png", *DOUBLE).exit_code == 0
     assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
+
+
+def test_an_upscaler_needs_a_file_to_write(photo_file: Path) -> None:
+    assert "name its file with -o" in refused("run", "sr-x2", photo_file)

@@ -1,0 +1,88 @@
+"""The classifier family: folding is exact, batches are seeded, training resumes, averaged norms are settled."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.errors import InputError
+from edgekit.images import write_image
+from edgekit.zoo.classification import (
+    LABELS,
+    Recipe,
+    TrainingNet,
+    batches,
+    load_split,
+    parsed,
+    settle_norms,
+    to_batch,
+    train,
+)
+
+TINY = Recipe(widths="8 8 16/2", epochs=2, batch=10)
+
+
+@pytest.fixture
+def cifar_zip(tmp_path: Path, photo: np.ndarray) -> Path:
+    """Four images a class, cut from the photo, in the layout of cifar10.zip."""
+    with zipfile.ZipFile(tmp_path / "cifar10.zip", "w") as archive:
+        for index, label in enumerate(LABELS):
+            for n in range(4):
+                crop = np.ascontiguousarray(photo[index * 40 : index * 40 + 32, n * 100 : n * 100 + 32])
+                write_image(tmp_path / "image.jpg", crop)
+                archive.write(tmp_path / "image.jpg", f"train/{label}/{n:04d}.jpg")
+    return tmp_path
+
+
+def test_folded_equals_trained() -> None:
+    torch.manual_seed(0)
+    net = TrainingNet("8 8 16/2 16")
+    for _ in range(3):
+        net(torch.rand(8, 3, 32, 32))  # gives the norms statistics of their own
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval().plain()(image), net(image), atol=1e-4, rtol=1e-4)
+
+
+def test_widths_are_read() -> None:
+    assert list(parsed("32 64/2 64")) == [(32, 1), (64, 2), (64, 1)]
+
+
+def test_splits_are_read_with_their_labels(cifar_zip: Path) -> None:
+    images, labels = load_split(cifar_zip, "train")
+    assert images.shape == (40, 32, 32, 3) and images.dtype == np.uint8
+    assert np.bincount(labels).tolist() == [4] * 10
+    with pytest.raises(InputError, match="no images under test/"):
+        load_split(cifar_zip, "test")
+
+
+def test_batches_are_seeded(cifar_zip: Path) -> None:
+    images, labels = load_split(cifar_zip, "train")
+    first = [(step, batch) for step, (batch, _) in batches(images, labels, TINY)]
+    again = [(step, batch) for step, (batch, _) in batches(images, labels, TINY, start=5)]
+    assert [s for s, _ in first] == list(range(8)) and [s for s, _ in again] == [5, 6, 7]
+    assert torch.equal(first[5][1], again[0][1]) and not torch.equal(first[0][1], first[4][1])
+
+
+def test_norms_of_the_average_are_measured_anew(cifar_zip: Path) -> None:
+    images, _ = load_split(cifar_zip, "train")
+    net = TrainingNet(TINY.widths)
+    settle_norms(net, images, count=40)
+    block = net.blocks[0]
+    seen = block.wide(to_batch(images))  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(block.wide_norm.running_mean, seen.mean((0, 2, 3)), atol=1e-3, rtol=1e-2)  # type: ignore[union-attr]
+    assert not net.training
+
+
+def test_trains_and_resumes(cifar_zip: Path, tmp_path: Path) -> None:
+    net = train(cifar_zip, tmp_path / "runs", TINY)
+    again = train(cifar_zip, tmp_path / "runs", TINY)  # finished: only loads
+    for a, b in zip(net.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(InputError, match="another recipe"):
+        train(cifar_zip, tmp_path / "runs", replace(TINY, seed=1))
