@@ -113,8 +113,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         image = _prepared(opened, options, Path(folder))
         rows = _run(opened, cases, image, options)
-    size = "golden values" if image is None else f"{options.image or 'sample photo'}, {_size(options)}"
-    return Report(opened.name, opened.hash, machine.facts(), size, rows)
+    return Report(opened.name, opened.hash, machine.facts(), _input(options, image), rows)
 
 
 def cases_of(
@@ -153,8 +152,11 @@ def _prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> str | No
     return str(path)
 
 
-def _size(options: MeasureOptions) -> str:
-    return f"{options.size[1]}×{options.size[0]}" if options.size else "its own size"
+def _input(options: MeasureOptions, image: str | None) -> str:
+    if image is None:
+        return "golden values"
+    name = Path(options.image).name if options.image else "sample photo"
+    return f"{name}, {options.size[1]}×{options.size[0]}" if options.size else name
 
 
 def _run(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureOptions) -> list[Row]:

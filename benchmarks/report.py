@@ -76,9 +76,9 @@ def speed_up(report: Report, row: Row) -> float | None:
 
 
 def fastest(report: Report) -> tuple[str, str] | None:
-    """(runtime, precision) of the lowest median of the model, None where nothing could be measured."""
+    """(runtime, precision) of the lowest median of the whole task, None where nothing could be measured."""
     rows = [row for row in report.rows if row.model_ms]
-    best = min(rows, key=lambda row: row.percentile(50, "model_ms"), default=None)
+    best = min(rows, key=lambda row: row.percentile(50), default=None)
     return (best.case.runtime, best.case.precision) if best else None
 
 

@@ -25,13 +25,11 @@ def tune(
 
 
 def remember(bundle: Bundle, report: Report) -> Choice:
-    """Keep a report's medians as this machine's profile of the bundle; returns what `auto` takes now."""
+    """Keep a report's medians of the whole task as this machine's profile of the bundle; returns what `auto` takes now."""
     rows = [
-        profile.Row(
-            "model", r.case.runtime, r.case.device, r.case.precision, r.case.threads, r.percentile(50, "model_ms")
-        )
+        profile.Row("model", r.case.runtime, r.case.device, r.case.precision, r.case.threads, r.percentile(50))
         for r in report.rows
         if r.model_ms and not r.error
     ]
-    profile.save(bundle, rows)
+    profile.save(bundle, rows, report.input)
     return choice.pick(bundle, "model", "auto", "cpu", "auto", {})

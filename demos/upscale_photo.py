@@ -22,6 +22,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, ImageError
 from edgekit.images import UInt8
 
+COMPARED = 1024  # pixels a side of a large photo that are compared and measured: the middle
 DETAIL = 256  # pixels of the compared detail, shown twice as large
 
 
@@ -45,9 +46,10 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
     photo = images.read_image(path)[:, :, :3]
     scale = int(bundle.manifest.task.settings["scale"]) if bundle.manifest.task else 2
     low, high = shrunk(photo, scale)
+    part = f"{path.name}, its middle" if max(photo.shape) > COMPARED else path.name
     out.mkdir(parents=True, exist_ok=True)
     bicubic = images.resize_bicubic(low, *high.shape[:2])
-    console.print(f"{path.name}: {low.shape[1]} × {low.shape[0]} → {high.shape[1]} × {high.shape[0]}, bicubic has "
+    console.print(f"{part}: {low.shape[1]} × {low.shape[0]} → {high.shape[1]} × {high.shape[0]}, bicubic has "
                   f"{images.psnr_y(bicubic, high, scale):.2f} dB")  # fmt: skip
     quality = {}
     for case in cases_of(bundle):
@@ -59,7 +61,7 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
         label = f"{bundle.name} {case.runtime} {case.precision}  {psnr:.2f} dB"
         picture = side_by_side(low, bicubic, ours, high, label, scale)
         images.write_image(out / f"{path.stem}-{case.runtime}-{case.precision}.png", picture)
-    measured = _measured(bundle, low, out, console)
+    measured = _measured(bundle, low, out / f"{path.stem}-input.png", console)
     chosen = remember(bundle, measured)
     rows = report.cells(measured, chosen, quality)
     machine = measured.machine
@@ -76,7 +78,9 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
 
 
 def shrunk(photo: UInt8, scale: int) -> tuple[UInt8, UInt8]:
-    """(low, high): the photo cropped to a multiple of the scale, and shrunk with antialiased bicubic."""
+    """(low, high): the photo, or the middle of a large one, cut to a multiple of the scale; and shrunk by it."""
+    top, left = (max(0, n - COMPARED) // 2 for n in photo.shape[:2])
+    photo = photo[top : top + COMPARED, left : left + COMPARED]
     height, width = (n // scale * scale for n in photo.shape[:2])
     if min(height, width) < 4 * scale:
         raise ImageError(
@@ -109,13 +113,13 @@ def _captioned(image: UInt8, text: str) -> UInt8:
     return np.concatenate([bar, image])
 
 
-def _measured(bundle: Bundle, low: UInt8, out: Path, console: Console) -> Report:
-    images.write_image(out / "input.png", low)
+def _measured(bundle: Bundle, low: UInt8, path: Path, console: Console) -> Report:
+    images.write_image(path, low)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("measure")
         options = MeasureOptions(
             size=None,
-            image=out / "input.png",
+            image=path,
             rounds=4,
             seconds=0.8,
             progress=lambda done, total, what: progress.update(bar, completed=done, total=total, description=what),

@@ -60,7 +60,7 @@ def decode_image(encoded: bytes, name: str) -> UInt8:
             "expected a PNG, JPEG, WebP, BMP or TIFF file"
         )
     if decoded.ndim == 3:
-        cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGBA if decoded.shape[2] == 4 else cv2.COLOR_BGR2RGB, dst=decoded)
+        decoded = _converted(decoded, cv2.COLOR_BGRA2RGBA if decoded.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return as_uint8(decoded)
 
 
@@ -88,14 +88,20 @@ def photos(source: str | Path) -> Iterator[tuple[str, UInt8]]:
         raise ImageError(f"no images in '{source}': expected a folder or .zip of PNG, JPEG or WebP files")
 
 
-def write_image(path: str | Path, image: UInt8) -> None:
-    """Encode uint8 RGB or RGBA to the format of the path's ending; a failed write leaves nothing behind."""
+def write_image(path: str | Path, image: UInt8, *, consume: bool = False) -> None:
+    """Encode uint8 RGB or RGBA to the format of the path's ending; a failed write leaves nothing behind.
+
+    `consume` lets the array be overwritten, which saves the memory of a second one.
+
+    Raises:
+        ImageError: another ending, no such folder, or beyond what the format can hold.
+    """
     cv2 = opencv()
     path = writable(path)
     code = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        written = cv2.imwrite(str(partial), cv2.cvtColor(image, code))
+        written = cv2.imwrite(str(partial), _converted(image, code) if consume else cv2.cvtColor(image, code))
         if not written:
             raise ImageError(
                 f"cannot write '{path}': is the folder writable, and the image within the format's limits?"
@@ -105,6 +111,14 @@ def write_image(path: str | Path, image: UInt8) -> None:
         raise ImageError(f"cannot write '{path}': {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _converted(image: UInt8, code: int) -> UInt8:
+    """The array itself in another order of channels; OpenCV copies the whole of an array that it converts in place."""
+    cv2 = opencv()
+    for top in range(0, image.shape[0], 256):
+        image[top : top + 256] = cv2.cvtColor(image[top : top + 256], code)
+    return image
 
 
 def writable(path: str | Path) -> Path:

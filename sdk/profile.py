@@ -17,7 +17,7 @@ ENGINES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "torch
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One measured combination; latency is that of one warm `session.run`, in milliseconds."""
+    """One measured combination; `p50_ms` is the median of the whole task, or of the model where there is none."""
 
     component: str
     runtime: str
@@ -35,15 +35,16 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bundle: str
     machine: str
     measured_at: str
+    input: str
     rows: tuple[Row, ...]
 
 
-def save(bundle: Bundle, rows: list[Row]) -> Path:
-    """Keep these rows for `auto`; they replace what was measured before."""
+def save(bundle: Bundle, rows: list[Row], input: str = "golden values") -> Path:
+    """Keep these rows for `auto`; they replace what was measured before. `input` says what on."""
     path = _path(bundle)
     path.parent.mkdir(parents=True, exist_ok=True)
     today = time.strftime("%Y-%m-%d")
-    data = msgspec.json.encode(Profile(bundle.hash, machine(), today, tuple(rows)))
+    data = msgspec.json.encode(Profile(bundle.hash, machine(), today, input, tuple(rows)))
     partial = path.with_suffix(".partial")
     partial.write_bytes(msgspec.json.format(data, indent=1))
     partial.replace(path)
@@ -78,7 +79,7 @@ def fastest(
         return None
     best, *others = sorted(rows, key=lambda row: row.p50_ms)
     behind = f", ahead of {others[0].runtime} {others[0].precision} ({others[0].p50_ms:.1f} ms)" if others else ""
-    why = f"fastest measured here on {found.measured_at}: {best.p50_ms:.1f} ms a run{behind}"
+    why = f"fastest measured here on {found.measured_at}, {found.input}: {best.p50_ms:.1f} ms{behind}"
     return msgspec.structs.replace(best, why=why)
 
 

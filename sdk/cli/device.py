@@ -106,7 +106,7 @@ def _upscale(bundle: Any, request: dict[str, Any], image: Path, out: Path | None
         result = upscale(picture, progress=lambda: progress.advance(bar))
         seconds = time.perf_counter() - start
         info = upscale.info()
-    images.write_image(out, result)
+    images.write_image(out, result, consume=True)
     sizes = f"({picture.shape[1]} × {picture.shape[0]}) → {out} ({result.shape[1]} × {result.shape[0]})"
     return {"out": str(out), "shape": list(result.shape), "seconds": seconds, **info}, f"{image} {sizes}"
 

@@ -118,7 +118,7 @@ def test_auto_takes_the_fastest_measured_of_what_is_allowed(
 
 def test_the_reason_names_latency_and_the_next_best(bundle: Bundle) -> None:
     profile.save(bundle, MEASURED)
-    assert "1.5 ms a run, ahead of onnxruntime int8 (2.0 ms)" in auto(bundle).why
+    assert "1.5 ms, ahead of onnxruntime int8 (2.0 ms)" in auto(bundle).why
 
 
 def test_a_measured_engine_that_is_gone_is_passed_over(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

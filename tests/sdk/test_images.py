@@ -356,3 +356,12 @@ def test_values_beyond_the_range_saturate(layout: Layout, values: tuple[float, f
     shape = (1, 3, 2, 2) if layout == "NCHW" else (1, 2, 2, 3)
     assert (from_tensor(np.full(shape, low - beyond, np.float32), spec(layout, values=values)) == 0).all()
     assert (from_tensor(np.full(shape, high + beyond, np.float32), spec(layout, values=values)) == 255).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_consuming_an_image_writes_the_same_file(tmp_path: Path, channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (600, 20, channels), dtype=np.uint8)
+    write_image(tmp_path / "a.png", image)
+    write_image(tmp_path / "b.png", image.copy(), consume=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), image)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
