@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +19,12 @@ import numpy as np
 
 from edgekit import images, machine, registry
 from edgekit.bundle import Bundle
+from edgekit.choice import readable
 from edgekit.errors import DeviceUnavailable, EngineError
 from edgekit.session import runtime as find_runtime
 
 SCHEMA = 1
+ANSWER_TIMEOUT_S = 900.0  # an engine that hangs is killed, and becomes a row
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -125,7 +129,8 @@ def cases_of(
         engine = find_runtime(name)
         if not engine.installed():
             continue
-        have = dict.fromkeys(v.precision for v in bundle.component().variants if v.format == engine.formats[0])
+        variants = bundle.component().variants
+        have = [p for p in dict.fromkeys(v.precision for v in variants) if readable(name, p, variants)]
         found += [Case(str(bundle.folder), name, "cpu", p, threads) for p in have if not precisions or p in precisions]
     return found
 
@@ -191,8 +196,7 @@ def _run(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureO
 
 
 def _row(bundle: Bundle, case: Case) -> Row:
-    format = find_runtime(case.runtime).formats[0]
-    variant = next(v for v in bundle.component().variants if (v.format, v.precision) == (format, case.precision))
+    variant = readable(case.runtime, case.precision, bundle.component().variants)[0]
     quality = msgspec.to_builtins(variant.quality) if variant.quality else None
     return Row(case, bytes=variant.bytes, quality=quality)
 
@@ -223,12 +227,16 @@ class _Process:
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
+        watchdog = threading.Timer(ANSWER_TIMEOUT_S, self._process.kill)
+        watchdog.start()
         try:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        finally:
+            watchdog.cancel()
         if not line:
             code = self._process.wait()
             raise EngineError(f"the measured process died with exit code {code}: {self._last_words()}")
@@ -240,7 +248,8 @@ class _Process:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # what the dead process did not read cannot be flushed
+                    stream.close()
         self._errors.close()
 
     def _last_words(self) -> str:

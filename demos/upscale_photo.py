@@ -32,11 +32,11 @@ DETAIL = 256  # pixels of the compared detail, shown twice as large
 @click.option("--bundle", "name", default="sr-x2", show_default=True, help="The super-resolution bundle.")
 def main(photo: Path | None, out: Path, name: str) -> None:
     """Upscale PHOTO (the one that ships where none is named) on every installed engine."""
-    console = Console()
+    console = Console(highlight=False, markup=False)
     try:
         run(photo or sample_photo(), out, name, console)
-    except EdgekitError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
+    except (EdgekitError, OSError) as error:
+        console.print(f"error: {error}", style="red", soft_wrap=True)
         raise SystemExit(2) from error
 
 
@@ -53,9 +53,12 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
                   f"{images.psnr_y(bicubic, high, scale):.2f} dB")  # fmt: skip
     quality = {}
     for case in cases_of(bundle):
-        upscaler = edgekit.load(bundle, case.runtime, precision=case.precision)
-        ours = upscaler(low)
-        upscaler.close()
+        try:
+            with edgekit.load(bundle, case.runtime, precision=case.precision) as upscale:
+                ours = upscale(low)
+        except EdgekitError as error:  # its row of the table says so too
+            console.print(f"{case.runtime} {case.precision}: {error}", style="red", soft_wrap=True)
+            continue
         psnr = images.psnr_y(ours, high, scale)
         quality[(case.runtime, case.precision)] = f"{psnr:.2f}"
         label = f"{bundle.name} {case.runtime} {case.precision}  {psnr:.2f} dB"
@@ -67,13 +70,13 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
     machine = measured.machine
     title = f"{bundle.name} on {machine['processor']} ({machine['cores']} cores), {low.shape[1]} × {low.shape[0]} → ×{scale}"
     console.print(report.table(rows, title, "PSNR dB", console.width))
-    console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}", highlight=False)
+    console.print(f"auto takes {chosen.runtime} {chosen.variant.precision} on this machine from now on: {chosen.why}")
     enlarged = edgekit.load(bundle)(photo)
     images.write_image(out / f"{path.stem}-x{scale}.png", enlarged)
     measured.save(out / f"{path.stem}.json")
     console.print(f"wrote {out}/{path.stem}-x{scale}.png ({enlarged.shape[1]} × {enlarged.shape[0]}), the comparisons "
                   f"{out}/{path.stem}-ENGINE-PRECISION.png, and the raw samples {out}/{path.stem}.json",
-                  highlight=False, soft_wrap=True)  # fmt: skip
+                  soft_wrap=True)  # fmt: skip
     return measured
 
 

@@ -38,11 +38,11 @@ class OnnxExporter(Exporter):
                     external_data=False,
                     verbose=False,
                 )
+                clean(folder / name, graph.inputs, graph.outputs)
             except Exception as error:  # the exporter wraps and re-raises whatever a converter threw
                 raise ExportError(
                     f"onnx: {type(graph.module).__name__} does not convert: {first_line(error)}"
                 ) from error
-        clean(folder / name, graph.inputs, graph.outputs)
         return Written((name,), graph.inputs, graph.outputs)
 
 

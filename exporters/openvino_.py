@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import openvino
+from openvino._offline_transformations import apply_moc_transformations
 
 from edgekit.errors import ExportError
 from edgekit.exporters.graphs import Exporter, Graph, Written
@@ -24,8 +25,9 @@ class OpenVinoExporter(Exporter):
             OnnxExporter().convert(graph, sizes, Path(scratch), "model")
             try:
                 with quiet():
-                    # not convert_model, which reports each use to its maker over the network
+                    # what convert_model does, which besides reports each use to its maker over the network
                     model = openvino.Core().read_model(Path(scratch, "model.onnx"))
+                    apply_moc_transformations(model, cf=False)
                     openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
             except RuntimeError as error:
                 raise ExportError(

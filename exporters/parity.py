@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekit.errors import ParityError
@@ -12,6 +12,7 @@ from edgekit.tensors import Array, TensorSpec
 from edgekit.verify import answers, compare
 
 ENGINES = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert", "torch": "torch"}
+INT8_FLOOR_DB = 6.0
 
 
 def measure_parity(
@@ -21,25 +22,44 @@ def measure_parity(
     outputs: Sequence[TensorSpec],
     probes: Sequence[Sequence[Array]],
     expected: Sequence[Sequence[Array]],
-) -> Parity:
-    """Open the file in its engine, run every probe, compare with PyTorch's outputs."""
+) -> tuple[Parity, dict[str, float]]:
+    """Open the file in its engine, run every probe, compare with PyTorch's outputs; also the errors by output."""
     model = Model(path, variant.format, variant.precision, variant.inputs, variant.outputs)
     engine = runtime(ENGINES[variant.format])
     with engine.open(model, "cpu", None, engine.options()) as session:
-        pairs = [compare(answers(session, p, inputs, outputs), e) for p, e in zip(probes, expected, strict=True)]
-    return Parity(max_error=max(p[0] for p in pairs), snr_db=round(min(p[1] for p in pairs), 2), inputs=len(pairs))
+        results = [answers(session, probe, inputs, outputs) for probe in probes]
+    pairs = [compare(result, truth) for result, truth in zip(results, expected, strict=True)]
+    errors = {
+        spec.name: max(compare([r[i]], [t[i]])[0] for r, t in zip(results, expected, strict=True))
+        for i, spec in enumerate(outputs)
+    }
+    parity = Parity(max_error=max(p[0] for p in pairs), snr_db=round(min(p[1] for p in pairs), 2), inputs=len(pairs))
+    return parity, errors
 
 
-def require(parity: Parity, tolerance: float, what: str, outputs: Sequence[TensorSpec]) -> None:
-    """Refuse a file whose error is beyond the tolerance.
+def require(parity: Parity, errors: Mapping[str, float], tolerance: float, what: str) -> None:
+    """Refuse a file whose error is beyond the tolerance, naming the first output that departs.
 
     Raises:
         ParityError.
     """
-    if not parity.max_error <= tolerance:
-        names = ", ".join(s.name for s in outputs)
+    for name, error in errors.items():
+        if not error <= tolerance:
+            raise ParityError(
+                f"{what} departs from PyTorch in '{name}': largest error {error:.2g} over {parity.inputs} inputs "
+                f"(SNR {parity.snr_db:.0f} dB), allowed {tolerance:.2g}; is the module in eval() and free of "
+                "randomness and of control flow on values?"
+            )
+
+
+def require_some(parity: Parity, what: str) -> None:
+    """Refuse an int8 file that has little to do with the network it is made from.
+
+    Raises:
+        ParityError.
+    """
+    if parity.snr_db < INT8_FLOOR_DB:
         raise ParityError(
-            f"{what} departs from PyTorch in {names}: largest error {parity.max_error:.2g} over {parity.inputs} inputs "
-            f"(SNR {parity.snr_db:.0f} dB), allowed {tolerance:.2g}; is the module in eval() and free of "
-            "randomness and of control flow on values?"
+            f"{what} departs from PyTorch in fp32: SNR {parity.snr_db:.0f} dB, below {INT8_FLOOR_DB:.0f}; "
+            "calibrate on inputs like the real ones, or keep layers in float"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,7 @@ def quantize(
     metric: Metric | None = None,
     *,
     source: Source | None = None,
+    out: str | Path | None = None,
     options: QuantizeOptions = QuantizeOptions(),
 ) -> Quantized:
     """Write static int8 variants next to a bundle's fp32 ones; the bundle is replaced in one step.
@@ -62,6 +65,7 @@ def quantize(
         calibration: real inputs, a tuple of arrays each; `calibration.from_photos` makes them.
         metric: measured for every variant, fp32 too, each on its own engine; its data are not the calibration's.
         source: the PyTorch module, where the bundle does not carry a zoo network's weights.
+        out: the folder to write; None puts the bundle with its new files in its own place.
 
     Returns:
         The best that was found. `met` is False where the drop stayed above `max_drop`: it is kept all the same.
@@ -70,12 +74,13 @@ def quantize(
         QuantizationError: no PyTorch source, no calibration data, nothing to quantize. ExportError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    target = _target(opened, bundle, out)
     source = source or source_of(opened)
     formats = tuple(options.formats) or tuple(f for f in dict.fromkeys(v.format for v in _fp32(opened)) if f != "torch")
     keep = list(options.keep_float)
     ranked: list[str] | None = None
     best: tuple[float, Path, tuple[str, ...]] | None = None
-    scratch = bundles.cache_folder() / "quantize" / opened.hash[:16]
+    scratch = Path(tempfile.mkdtemp(prefix="edgekit-quantize-"))
     try:
         for attempt in range(max(1, options.attempts if options.max_drop is not None else 1)):
             quantized = quantize_source(source, calibration, keep)
@@ -92,12 +97,23 @@ def quantize(
                 break
             keep.append(left[0])
         assert best is not None
-        with bundles.staged(opened.folder) as stage:
+        with bundles.staged(target) as stage:
             shutil.copytree(best[1], stage, dirs_exist_ok=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     met = options.max_drop is None or best[0] <= options.max_drop
-    return Quantized(Bundle.open(opened.folder), best[2], best[0] if metric else None, met)
+    return Quantized(Bundle.open(target), best[2], best[0] if metric else None, met)
+
+
+def _target(opened: Bundle, given: str | Path | Bundle, out: str | Path | None) -> Path:
+    """Where to write; a bundle that ships, or lies in a .zip, is not changed in its place."""
+    if out is not None:
+        target = Path(out).absolute()
+        bundles.refuse_other(target)
+        return target
+    if opened.folder in bundles.shipped().values() or bundles.cache_folder() in opened.folder.parents:
+        raise QuantizationError(f"'{given}' ships with edgekit or is a .zip: name a folder to write (out=…, or -o)")
+    return opened.folder
 
 
 def source_of(bundle: Bundle) -> Source:
@@ -135,7 +151,7 @@ def _write(
         for entry in dict.fromkeys(opened.manifest.file_entries()):
             (stage / entry.path).parent.mkdir(exist_ok=True)
             shutil.copy(opened.file(entry), stage / entry.path)
-        variants = [v for v in component.variants if v.precision == "fp32" or v.format not in formats]
+        variants = [v for v in component.variants if not (v.precision == "int8" and v.format in formats)]
         for name in formats:
             variants += convert(quantized.graph(name), name, stage, options)
         _manifest(stage, opened, component, variants, {})
@@ -152,6 +168,10 @@ def _measure(
         for format in dict.fromkeys(v.format for v in variants if v.precision == precision and v.format in ENGINES):
             progress(f"{metric.name} of {format} {precision}")
             value = metric.value(bundle, ENGINES[format], precision)
+            if not math.isfinite(value):
+                raise QuantizationError(
+                    f"{metric.name} of {format} {precision} is {value}: is the validation data real?"
+                )
             fp32 = qualities[(format, "fp32")].value if precision != "fp32" else value
             drop = metric.drop(value, fp32)
             qualities[(format, precision)] = Quality(metric.name, round(value, 4), round(drop, 4), metric.data)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
+from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import cores, processor
-from edgekit.session import Device, Model, Placement, Runtime, Session
-from edgekit.tensors import Array, TensorSpec
+from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
+from edgekit.tensors import Array, TensorSpec, dtype_named
 
 MAGIC = b"TFL3"
 _MUTING = threading.Lock()  # descriptor 2 is the process's: one at a time
@@ -75,18 +75,8 @@ class LiteRtSession(Session):
         self._engine = interpreter
         self._model, self._threads = model, threads
         self._in, self._out = interpreter.get_input_details(), interpreter.get_output_details()
-        self.inputs = model.inputs or tuple(_spec(d) for d in self._in)
-        self.outputs = model.outputs or tuple(_spec(d) for d in self._out)
-        self._refuse_other_shapes()
-
-    def _refuse_other_shapes(self) -> None:
-        """A manifest that promises what the file does not have is caught here, not in a run."""
-        for spec, detail in zip(self.inputs, self._in, strict=True):
-            if tuple(detail["shape"]) != spec.shape or np.dtype(detail["dtype"]) != spec.dtype:
-                raise TensorError(
-                    f"'{self._model.path.name}' takes {detail['dtype'].__name__} {tuple(detail['shape'])}, "
-                    f"its manifest says {spec}: export the bundle again"
-                )
+        self.inputs = agreed(model.inputs, tuple(_spec(d) for d in self._in), model.path)
+        self.outputs = agreed(model.outputs, tuple(_spec(d) for d in self._out), model.path)
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
         engine = self._engine
@@ -94,9 +84,8 @@ class LiteRtSession(Session):
             for detail, array in zip(self._in, arrays, strict=True):
                 engine.set_tensor(detail["index"], array)
             engine.invoke()
-            if copy:
-                return [engine.get_tensor(detail["index"]) for detail in self._out]
-            return [engine.tensor(detail["index"])() for detail in self._out]
+            # always copies: a view that is still alive makes the next invoke fail
+            return [engine.get_tensor(detail["index"]) for detail in self._out]
         except Exception as error:
             raise EngineError(f"litert failed in '{self._model.path.name}': {error}") from error
 
@@ -182,4 +171,4 @@ def _package(name: str) -> str:
 
 def _spec(detail: Any) -> TensorSpec:
     name = detail["name"].removeprefix("serving_default_").split(":")[0]
-    return TensorSpec(name, np.dtype(detail["dtype"]).name, tuple(int(n) for n in detail["shape"]))
+    return TensorSpec(name, dtype_named(np.dtype(detail["dtype"]).name), tuple(int(n) for n in detail["shape"]))

@@ -8,8 +8,8 @@ from typing import Any
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import processor
-from edgekit.session import Device, Model, Placement, Runtime, Session
-from edgekit.tensors import Array, TensorSpec
+from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
+from edgekit.tensors import Array, TensorSpec, dtype_named
 
 PROVIDERS = {
     "CPUExecutionProvider": "cpu",
@@ -53,7 +53,8 @@ class OnnxRuntime(Runtime):
         rows = [Device(self.name, "cpu", processor(), ("fp32", "int8"))]
         for provider in here:
             if PROVIDERS.get(provider) == "gpu":
-                rows.append(Device(self.name, "gpu", provider, ("fp32", "fp16")))
+                why = "the wheel has this provider; whether the hardware is there shows when it is opened"
+                rows.append(Device(self.name, "gpu", provider, ("fp32", "fp16"), usable=False, why=why))
         return rows
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
@@ -72,7 +73,7 @@ class OnnxRuntime(Runtime):
             raise EngineError(
                 f"onnxruntime cannot open '{model.path.name}' on {device}: {_first_line(error)}"
             ) from error
-        return OnnxSession(session, model, device, threads)
+        return OnnxSession(session, model, device)
 
     def _provider(self, device: str) -> tuple[str, dict[str, str]]:
         kind, _, index = device.partition(":")
@@ -91,12 +92,12 @@ class OnnxSession(Session):
 
     _serial = False
 
-    def __init__(self, session: Any, model: Model, device: str, threads: int | None) -> None:
+    def __init__(self, session: Any, model: Model, device: str) -> None:
         super().__init__()
         self._engine = session
-        self._model, self._device, self._threads = model, device, threads
-        self.inputs = model.inputs or tuple(_spec(i) for i in session.get_inputs())
-        self.outputs = model.outputs or tuple(_spec(o) for o in session.get_outputs())
+        self._model, self._device = model, device
+        self.inputs = agreed(model.inputs, tuple(_spec(i) for i in session.get_inputs()), model.path)
+        self.outputs = agreed(model.outputs, tuple(_spec(o) for o in session.get_outputs()), model.path)
         self._input_names = [i.name for i in session.get_inputs()]
         self._output_names = [o.name for o in session.get_outputs()]
 
@@ -119,14 +120,15 @@ class OnnxSession(Session):
             unit = group.ep_name.removesuffix("ExecutionProvider")
             operators.update(f"{unit} {node.op_type}" for node in group.get_nodes())
         quantized = any("QuantizeLinear" in name or "QLinear" in name for name in operators)
+        half = any(tensor.type == "tensor(float16)" for tensor in self._engine.get_inputs())
         units = {name.split()[0] for name in operators}
         return Placement(
             runtime="onnxruntime",
             version=str(_engine().__version__),
             requested=self._device,
             device="+".join(sorted(PROVIDERS.get(f"{unit}ExecutionProvider", unit.lower()) for unit in units)),
-            precision="int8" if quantized else "fp32",
-            threads=self._threads,
+            precision="int8" if quantized else "fp16" if half else "fp32",
+            threads=self._engine.get_session_options().intra_op_num_threads or None,
             operators=dict(operators),
             why=self.why,
         )
@@ -145,7 +147,7 @@ def _engine() -> Any:
 
 def _spec(tensor: Any) -> TensorSpec:
     shape = tuple(d if isinstance(d, int) else str(d or f"dim{i}") for i, d in enumerate(tensor.shape))
-    return TensorSpec(tensor.name, DTYPES.get(tensor.type, tensor.type), shape)
+    return TensorSpec(tensor.name, dtype_named(DTYPES.get(tensor.type, tensor.type)), shape)
 
 
 def _first_line(error: Exception) -> str:

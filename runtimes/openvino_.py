@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
-from edgekit.session import Device, Model, Placement, Runtime, Session
+from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, TensorSpec, dtype_named
 
 NOT_COMPUTE = {"Const", "Input", "Output"}
@@ -76,8 +76,8 @@ class OpenVinoSession(Session):
         self._request = compiled.create_infer_request()
         self._tensor = _engine().Tensor
         self._model, self._device = model, device
-        self.inputs = model.inputs or tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = model.outputs or tuple(_spec(port) for port in compiled.outputs)
+        self.inputs = agreed(model.inputs, tuple(_spec(port) for port in compiled.inputs), model.path)
+        self.outputs = agreed(model.outputs, tuple(_spec(port) for port in compiled.outputs), model.path)
         self._indices = range(len(self.outputs))
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:

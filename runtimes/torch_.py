@@ -50,7 +50,7 @@ class TorchRuntime(Runtime):
 
 
 class TorchSession(Session):
-    """An nn.Module in evaluation mode, called with tensors that share the caller's arrays."""
+    """An nn.Module in evaluation mode, called with copies of the caller's arrays: it may work in place."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class TorchSession(Session):
             torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()).to(self._target) for a in arrays]
+                tensors = [torch.from_numpy(a.copy()).to(self._target) for a in arrays]
                 results = self._call(*tensors)
         except RuntimeError as error:
             raise EngineError(f"torch failed: {str(error).splitlines()[0]}") from error

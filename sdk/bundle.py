@@ -90,7 +90,8 @@ class Bundle:
 
     def model_path(self, variant: Variant) -> Path:
         """The file that an engine opens, after all files of the variant were checked."""
-        return next(self.file(entry) for entry in variant.files)
+        first, *_ = [self.file(entry) for entry in variant.files]
+        return first
 
     def golden(self, component: str = "model") -> dict[str, Array]:
         """The golden arrays by tensor name: inputs whole, outputs as `golden_sample` of them."""
@@ -126,7 +127,7 @@ def shipped() -> dict[str, Path]:
     """The bundles that come with edgekit, by name."""
     spec = importlib.util.find_spec("edgekit.zoo")
     places = list(spec.submodule_search_locations or []) if spec else []
-    found = [p.parent for place in places for p in Path(place, "bundles").glob(f"*/{MANIFEST}")]
+    found = [p.parent for place in places for p in Path(place, "bundles").glob(f"[!.]*/{MANIFEST}")]
     return {folder.name: folder for folder in sorted(found)}
 
 
@@ -136,8 +137,7 @@ def find(source: str | Path) -> Path:
     if (path / MANIFEST).is_file():
         return path
     if path.is_file() and path.suffix == ".zip":
-        place = cache_folder() / "bundles" / sha256(path)[:32]
-        return place if (place / MANIFEST).is_file() else unpack(path, place)
+        return _unpacked(path, cache_folder() / "bundles" / sha256(path)[:32])
     known = shipped()
     if str(source) in known:
         return known[str(source)]
@@ -148,6 +148,15 @@ def find(source: str | Path) -> Path:
     raise BundleNotFound(
         f"no bundle '{source}': expected a folder, a .zip, or one of those that ship: {', '.join(known) or 'none'}"
     )
+
+
+def _unpacked(archive: Path, place: Path) -> Path:
+    """The cached folder of an archive, unpacked anew where it is missing or damaged."""
+    try:
+        Bundle(place, manifests.decode((place / MANIFEST).read_bytes(), str(place))).check_files()
+    except (OSError, BundleError):
+        return unpack(archive, place)
+    return place
 
 
 def unpack(archive: str | Path, folder: Path) -> Path:
@@ -172,7 +181,7 @@ def unpack(archive: str | Path, folder: Path) -> Path:
                 _extract(opened, members, entry, stage)
     except EdgekitError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, IsADirectoryError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         raise BundleError(f"'{archive}' is not a readable .zip: {error}") from error
     return folder
 
@@ -194,8 +203,12 @@ def staged(folder: Path) -> Iterator[Path]:
     """A fresh folder that takes the place of `folder` in one step when the block ends without error.
 
     A killed or failed block leaves what was there before, whole.
+
+    Raises:
+        BundleError: what is there is something else than a bundle or an empty folder.
     """
     folder = folder.absolute()
+    refuse_other(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stage = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     stage.mkdir()
@@ -206,9 +219,27 @@ def staged(folder: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def refuse_other(folder: Path) -> None:
+    """Refuse to replace what is neither a bundle nor an empty folder: a bundle is written as a whole folder.
+
+    Raises:
+        BundleError.
+    """
+    if not folder.exists() or (folder / MANIFEST).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise BundleError(f"'{folder}' is not a bundle and would be replaced whole: name a new folder")
+
+
 def write(stage: Path, manifest: Manifest) -> None:
-    """Write bundle.json into a staged folder."""
-    (stage / MANIFEST).write_bytes(manifests.encode(manifest))
+    """Write bundle.json into a staged folder, if it can be read again.
+
+    Raises:
+        ManifestError: a name, path or number that a manifest may not hold.
+    """
+    data = manifests.encode(manifest)
+    manifests.decode(data, str(stage / MANIFEST))
+    (stage / MANIFEST).write_bytes(data)
 
 
 def file_entry(folder: Path, path: str) -> FileEntry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,27 @@ from edgekit.errors import DeviceUnavailable, NotInstalled
 from edgekit.machine import architecture
 from edgekit.manifest import Variant
 
-# Without a profile. x86-64: OpenVINO is fastest in every family measured; Arm: its int8 runs as fp16,
-# LiteRT (XNNPACK) and ONNX Runtime have real int8 kernels. fp32 follows int8 throughout.
+# Without a profile, best first. x86-64: OpenVINO was fastest in every family measured, int8 before float.
+# Arm: OpenVINO runs int8 as fp16 there, slower than float; LiteRT (XNNPACK) and ONNX Runtime have int8 kernels.
 DEFAULT_ORDER = {
-    "x86_64": ("openvino", "onnxruntime", "litert"),
-    "aarch64": ("litert", "onnxruntime", "openvino"),
+    "x86_64": (
+        ("openvino", "int8"),
+        ("onnxruntime", "int8"),
+        ("litert", "int8"),
+        ("openvino", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("litert", "fp32"),
+    ),
+    "aarch64": (
+        ("litert", "int8"),
+        ("onnxruntime", "int8"),
+        ("openvino", "fp32"),
+        ("litert", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("openvino", "int8"),
+    ),
 }
-DEFAULT_PRECISIONS = ("int8", "fp32")
+OTHER_PRECISIONS = ("int8", "fp32")  # of engines that are in no order, such as torch
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,12 @@ def pick(
     installed = [c for c in options if _runtime(c[0]).installed()]
     if not installed:
         _refuse(bundle, component, runtime, precision, options)
+    if runtime == "auto" and device != "cpu":
+        installed = [c for c in installed if _has(c[0], device)]
+        if not installed:
+            raise DeviceUnavailable(
+                f"no installed engine that reads {bundle.name} has a {device}: see `edgekit devices`"
+            )
     fitting = [c for c in installed if _fits(c[1], sizes)]
     if not fitting:
         have = sorted({str(dict(v.sizes)) for _, v in installed})
@@ -60,31 +80,33 @@ def pick(
         name, variant = next(c for c in fitting if (c[0], c[1].precision) == (measured.runtime, measured.precision))
         return Choice(name, variant, threads or measured.threads, measured.why)
     name, variant = fitting[0]
-    if runtime != "auto":
-        return Choice(
-            name, variant, threads, f"{variant.precision} comes first where nothing was measured: `edgekit tune` does"
-        )
-    order = " → ".join(_order())
-    why = f"default order on {architecture()} ({order}; int8 before fp32): not measured here, `edgekit tune` does"
-    return Choice(name, variant, threads, why)
+    return Choice(name, variant, threads, f"first of the default order on {architecture()}: `edgekit tune` measures")
 
 
 def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> list[tuple[str, Variant]]:
     """(runtime, variant) pairs of the bundle that the request allows, in the documented order."""
-    engines = _order() if runtime == "auto" else (runtime,)
-    precisions = DEFAULT_PRECISIONS if precision == "auto" else (precision,)
+    order: Sequence[tuple[str, str]] = DEFAULT_ORDER.get(architecture(), DEFAULT_ORDER["x86_64"])
+    if runtime != "auto":
+        known = [p for engine, p in order if engine == runtime]
+        order = [(runtime, p) for p in known or OTHER_PRECISIONS]
+    if precision != "auto":
+        order = list(dict.fromkeys((engine, precision) for engine, _ in order))
     variants = bundle.component(component).variants
-    return [
-        (engine, variant)
-        for wanted in precisions
-        for engine in engines
-        for variant in variants
-        if variant.precision == wanted and variant.format == _runtime(engine).formats[0]
-    ]
+    return [(engine, variant) for engine, wanted in order for variant in readable(engine, wanted, variants)]
 
 
-def _order() -> tuple[str, ...]:
-    return DEFAULT_ORDER.get(architecture(), DEFAULT_ORDER["x86_64"])
+def readable(engine: str, precision: str, variants: Sequence[Variant]) -> list[Variant]:
+    """The variants of a precision that an engine reads, in the first of its formats that there are any of."""
+    for format in _runtime(engine).formats:
+        found = [v for v in variants if (v.format, v.precision) == (format, precision)]
+        if found:
+            return found
+    return []
+
+
+def _has(engine: str, device: str) -> bool:
+    names = [d.name for d in _runtime(engine).devices()]
+    return device in names or device in {name.partition(":")[0] for name in names}
 
 
 def _fits(variant: Variant, sizes: Mapping[str, int]) -> bool:
@@ -95,9 +117,10 @@ def _refuse(bundle: Bundle, component: str, runtime: str, precision: str, option
     if options:
         raise NotInstalled("; ".join(dict.fromkeys(_missing(name) for name, _ in options)))
     have = ", ".join(sorted({f"{v.format} {v.precision}" for v in bundle.component(component).variants}))
+    wanted = "int8 or fp32" if precision == "auto" else precision
     raise DeviceUnavailable(
-        f"{bundle.name} has no {precision} file that {runtime} opens: it has {have or 'none'}; "
-        "pick one of these, or export or quantize to it"
+        f"{bundle.name} has no {wanted} file that {'any engine' if runtime == 'auto' else runtime} opens: "
+        f"it has {have or 'none'}; pick one of these, or export or quantize to it"
     )
 
 

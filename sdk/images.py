@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -19,11 +20,13 @@ Float = npt.NDArray[np.floating[Any]]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 JPEG = b"\xff\xd8\xff"
-MAX_PIXELS = 2**28  # 268 megapixels; checked on the decoded size before anything is computed
+MAX_PIXELS = 2**29  # 537 megapixels: the result of a 12,000 × 9,000 photo ×2 can still be read
 
 
 def opencv() -> Any:
     """OpenCV, or NotInstalled with the extra that brings it."""
+    # a picture that claims more is refused by OpenCV before it is allocated, if this is set before the import
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
     try:
         import cv2
     except ImportError as error:
@@ -97,7 +100,9 @@ def write_image(path: str | Path, image: UInt8, *, consume: bool = False) -> Non
         ImageError: another ending, no such folder, or beyond what the format can hold.
     """
     cv2 = opencv()
-    path = writable(path)
+    path, image = writable(path), as_uint8(image)
+    if image.shape[2] == 4 and path.suffix.lower() in (".jpg", ".jpeg"):
+        raise ImageError(f"cannot write '{path}': JPEG has no alpha; name a .png or .webp, or pass image[:, :, :3]")
     code = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -145,7 +146,40 @@ def decode(data: bytes, source: str) -> Manifest:
         raise ManifestError(f"'{source}' is not a bundle manifest: {error}") from error
     for entry in manifest.file_entries():
         check_path(entry.path, source)
+    _check_values(manifest, source)
     return manifest
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name a bundle.
+
+    Raises:
+        ManifestError.
+    """
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        raise ManifestError(
+            f"'{name}' cannot name a bundle: expected up to 80 letters, digits, '.', '_' and '-', a letter or digit first"
+        ) from None
+
+
+def _check_values(manifest: Manifest, source: str) -> None:
+    """What types alone do not say: sizes in all, ranges, dimensions, and that no variant lacks its weights file."""
+    if sum(e.bytes for e in manifest.file_entries()) > MAX_FILE_BYTES:
+        raise ManifestError(f"'{source}' names more than {MAX_FILE_BYTES} bytes of files")
+    for component in manifest.components.values():
+        variants = component.variants
+        specs = [*component.inputs, *component.outputs, *(s for v in variants for s in (*v.inputs, *v.outputs))]
+        for spec in specs:
+            if spec.range is not None and not -math.inf < spec.range[0] < spec.range[1] < math.inf:
+                raise ManifestError(f"'{source}': {spec.name} has the range {spec.range}: expected low < high")
+            if any(isinstance(d, int) and d < 1 for d in spec.shape):
+                raise ManifestError(f"'{source}': {spec.name} has the shape {spec.shape}: expected sizes of 1 and more")
+        for variant in variants:
+            paths = {entry.path for entry in variant.files}
+            if variant.path.endswith(".xml") and f"{variant.path.removesuffix('.xml')}.bin" not in paths:
+                raise ManifestError(f"'{source}': {variant} does not list the weights (.bin) of '{variant.path}'")
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -56,7 +56,7 @@ def load(bundle: Bundle) -> Profile | None:
     path = _path(bundle)
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Profile)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError):
         return None
     return found if (found.bundle, found.machine) == (bundle.hash, machine()) else None
 
@@ -73,7 +73,7 @@ def fastest(
         for row in found.rows
         if (row.component, row.device) == (component, device)
         and (row.runtime, row.precision) in allowed
-        and (threads is None or row.threads in (None, threads))
+        and threads in (None, row.threads)
     ]
     if not rows:
         return None

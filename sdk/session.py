@@ -23,6 +23,7 @@ from edgekit.errors import (
 )
 from edgekit.tensors import Array, TensorSpec
 
+CLOSED = "this session was closed: open another with edgekit.open_session(…)"
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
 
 
@@ -83,8 +84,9 @@ class Session(ABC):
     _serial: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._closed = False
+        self._lock = threading.RLock()  # held while the engine runs, where it takes one call at a time
+        self._state = threading.Lock()  # held for moments: flags and the pool
+        self._closing = self._closed = False
         self._pool: ThreadPoolExecutor | None = None
         self.why = "asked for"
 
@@ -93,7 +95,7 @@ class Session(ABC):
 
         Args:
             inputs: one array for each of `inputs`, by name, of the dtype and shape it states. Never written to.
-            copy: False hands out the engine's own buffers, valid until the next run.
+            copy: False may hand out the engine's own buffers, which the next run overwrites.
 
         Raises:
             TensorError: a wrong name, dtype or shape, or NaN. SessionClosed. EngineError.
@@ -110,15 +112,18 @@ class Session(ABC):
 
     def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
         """Run in the background; returns a concurrent.futures.Future of what `run` returns."""
-        with self._lock:
-            self._refuse_closed()
+        with self._state:
+            if self._closing:
+                raise SessionClosed(CLOSED)
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="edgekit-session")
             return self._pool.submit(self.run, inputs)
 
     def close(self) -> None:
         """Free the engine's memory; a second call does nothing. Runs already submitted are finished first."""
-        pool, self._pool = self._pool, None
+        with self._state:
+            self._closing = True
+            pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)
         with self._lock:
@@ -146,7 +151,7 @@ class Session(ABC):
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise SessionClosed("this session was closed: open another with edgekit.open_session(…)")
+            raise SessionClosed(CLOSED)
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +160,27 @@ class Session(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def agreed(stated: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:
+    """The manifest's specs where it has some, if the file's own do not contradict them; else the file's.
+
+    Raises:
+        TensorError: another number of tensors, another dtype, or another size of a fixed dimension.
+    """
+    if not stated:
+        return found
+    alike = len(stated) == len(found) and all(_alike(s, f) for s, f in zip(stated, found, strict=True))
+    if not alike:
+        listed = ["; ".join(f"{s.name}: {s}" for s in specs) for specs in (found, stated)]
+        raise TensorError(f"'{path.name}' has {listed[0]}, its manifest says {listed[1]}: export the bundle again")
+    return stated
+
+
+def _alike(stated: TensorSpec, found: TensorSpec) -> bool:
+    pairs = zip(stated.shape, found.shape, strict=False)
+    fixed = all(s == f for s, f in pairs if isinstance(s, int) and isinstance(f, int))
+    return stated.dtype == found.dtype and len(stated.shape) == len(found.shape) and fixed
 
 
 class Runtime(ABC):

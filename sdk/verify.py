@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit import registry
 from edgekit.bundle import Bundle, golden_sample
+from edgekit.choice import readable
 from edgekit.errors import EdgekitError
 from edgekit.manifest import Component, Variant
 from edgekit.session import Session, open_session
@@ -43,7 +44,7 @@ def verify(bundle: Bundle) -> Iterator[Verdict]:
         golden = bundle.golden(name)
         for engine in registry.names("runtimes"):
             for variant in component.variants:
-                if variant.format == find_runtime(engine).formats[0]:
+                if variant in readable(engine, variant.precision, component.variants):
                     yield Verdict(engine, variant, *_tried(bundle, name, component, golden, engine, variant))
 
 

@@ -260,7 +260,7 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
     )
     bundle = export(source, out, options=options)
     test = TopOneAccuracy(*load_split(data, "test"), data="CIFAR-10 test, 10,000 images")
-    return quantize(bundle, calibration, test, options=QuantizeOptions(max_drop=0.5, progress=progress))
+    return quantize(bundle, calibration, test, out=out, options=QuantizeOptions(max_drop=0.5, progress=progress))
 
 
 CIFAR = ZooRecipe(Recipe(), build)

@@ -242,7 +242,7 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
     bundle = export(source, out, options=options)
     set5 = UpscalePsnr.of_photos(data / "set5.zip", recipe.scale, "Set5")
     progress(f"bicubic gives {set5.bicubic():.2f} dB on {set5.data}")
-    return quantize(bundle, crops_of, set5, options=QuantizeOptions(max_drop=0.15, progress=progress))
+    return quantize(bundle, crops_of, set5, out=out, options=QuantizeOptions(max_drop=0.15, progress=progress))
 
 
 def net_source(net: SuperResolution, probes: list[np.ndarray]) -> Source:

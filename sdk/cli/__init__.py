@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import edgekit
-from edgekit.cli.show import err_console, escaped
+from edgekit.cli.show import err_console
 from edgekit.errors import EdgekitError, ExportError
 
 COMMANDS = {
@@ -44,7 +44,8 @@ class Group(click.Group):
         except (EdgekitError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            err_console.print(f"[red]error:[/] {escaped(str(error))}", soft_wrap=True)
+            err_console.print("error:", style="red", end=" ")
+            err_console.print(str(error), soft_wrap=True)
             sys.exit(1 if isinstance(error, ExportError) else 2)  # 1: asked for rightly, but a converter failed
 
 

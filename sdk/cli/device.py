@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 import msgspec
+from rich.text import Text
 
 import edgekit
 from edgekit.cli.show import (
     command,
-    escaped,
     json_option,
     new_table,
     out_console,
@@ -22,6 +22,8 @@ from edgekit.cli.show import (
     task_options,
 )
 from edgekit.errors import InputError
+
+LEVELS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 @command("edgekit zoo --json")
@@ -52,7 +54,7 @@ def devices(as_json: bool) -> None:
         return
     table = new_table("engine", "device", "name", "precisions", "")
     for row in rows:
-        state = "usable" if row["usable"] else f"[yellow]{escaped(row['why'])}[/]"
+        state = "usable" if row["usable"] else Text(row["why"], "yellow")
         table.add_row(row["runtime"], row["name"], row["title"], ", ".join(row["precisions"]), state)
     out_console.print(table)
     return
@@ -151,9 +153,9 @@ def verify(bundle: str, as_json: bool) -> None:
     else:
         table = new_table("engine", "file", "verdict", "largest error", "")
         for v in verdicts:
-            verdict = {True: "[green]right[/]", False: "[red]wrong[/]", None: "not tried"}[v.ok]
+            verdict = {True: Text("right", "green"), False: Text("wrong", "red"), None: Text("not compared")}[v.ok]
             error = "" if v.max_error is None else f"{v.max_error:.1e}"
-            table.add_row(v.runtime, str(v.variant), verdict, error, escaped(v.note))
+            table.add_row(v.runtime, str(v.variant), verdict, error, v.note)
         out_console.print(table)
         files = len(opened.manifest.file_entries())
         out_console.print(
@@ -170,9 +172,10 @@ def doctor(as_json: bool) -> None:
     from edgekit.doctor import findings
 
     facts, found = machine.facts(), findings()
+    code = 1 if any(f.level == "problem" for f in found) else 0
     if as_json:
-        print_json({"facts": facts, "findings": [msgspec.to_builtins(f) for f in found]})
-        return
+        print_json({"facts": facts, "findings": found})
+        sys.exit(code)
     table = new_table("", "")
     for key, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
@@ -180,9 +183,9 @@ def doctor(as_json: bool) -> None:
         table.add_row(key.replace("_", " "), str(text if text is not None else "unknown"))
     out_console.print(table)
     for finding in found:
-        colour = {"ok": "green", "note": "yellow", "problem": "red"}[finding.level]
-        out_console.print(f"[{colour}]{finding.level}[/] {escaped(finding.text)}", soft_wrap=True)
-    sys.exit(1 if any(f.level == "problem" for f in found) else 0)
+        out_console.print(finding.level, style=LEVELS[finding.level], end=" ")
+        out_console.print(finding.text, soft_wrap=True)
+    sys.exit(code)
 
 
 def _described(bundle: Any) -> dict[str, Any]:

@@ -74,13 +74,14 @@ def export(
     "--validation", type=click.Path(path_type=Path), help="Photos apart from the calibration's, to measure on."
 )
 @click.option("--max-drop", type=float, help="The most dB of PSNR that int8 may lose.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Another folder to write; its own if left out.")
 @click.option("--keep-float", multiple=True, help="A layer's name or pattern that stays float; may be repeated.")
 @click.option("--source", help="package.module:factory, where the bundle is not of a zoo network.")
 @click.option("--weights", type=click.Path(path_type=Path), help="The weights of --source.")
 @json_option
 def quantize(
     bundle: Path, calibration: Path, validation: Path | None, max_drop: float | None, keep_float: tuple[str, ...],
-    source: str | None, weights: Path | None, as_json: bool,
+    source: str | None, weights: Path | None, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Add static int8 files to a bundle, in every format."""
     from edgekit.bundle import Bundle
@@ -90,20 +91,23 @@ def quantize(
 
     opened = Bundle.open(bundle)
     task = opened.manifest.task
-    if max_drop is not None and (validation is None or task is None or task.name != "upscale"):
-        raise InputError("--max-drop needs --validation photos and a bundle of task 'upscale', to measure PSNR")
+    if validation is not None and (task is None or task.name != "upscale"):
+        raise InputError("--validation measures PSNR, and needs a bundle of task 'upscale'")
+    if max_drop is not None and validation is None:
+        raise InputError("--max-drop needs --validation: photos to measure PSNR on")
     metric = UpscalePsnr.of_photos(validation, task.settings["scale"]) if validation and task else None
     described = _source(opened, source, weights) if source else None
     with steps() as progress:
         options = QuantizeOptions(keep_float=keep_float, max_drop=max_drop, progress=progress)
         arrays = from_photos(calibration, opened.component().inputs)
-        result = edgekit.quantize(opened, arrays, metric, source=described, options=options)
+        result = edgekit.quantize(opened, arrays, metric, source=described, out=out, options=options)
     _report_variants(result.bundle, as_json)
     if not as_json and max_drop is not None:
-        met = "[green]met[/]" if result.met else "[red]not met[/]"
+        met = "met" if result.met else "not met"
         kept = ", ".join(result.kept_float) or "none"
         out_console.print(
-            f"target of {max_drop} dB {met}: largest drop {result.worst_drop:.3f} dB; layers in float: {kept}"
+            f"target of {max_drop} dB {met}: largest drop {result.worst_drop:.3f} dB; layers in float: {kept}",
+            style="green" if result.met else "red",
         )
     sys.exit(0 if result.met else 1)
 

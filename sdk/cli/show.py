@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
 import click
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,14 +15,23 @@ from rich.table import Table
 
 from edgekit.errors import InputError
 
-out_console = Console(highlight=False)
-err_console = Console(stderr=True, highlight=False)
+# no markup: names of files and errors hold brackets of their own
+out_console = Console(highlight=False, markup=False)
+err_console = Console(stderr=True, highlight=False, markup=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for machines.")
 
 
 def command(example: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A sub-command whose help ends with an example."""
-    return click.command(epilog=f"\b\nExample:\n  {example}")
+    """A sub-command whose help ends with an example, and which knows --debug as well as `edgekit` does."""
+    debug = click.option(
+        "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback."
+    )
+    return lambda function: click.command(epilog=f"\b\nExample:\n  {example}")(debug(function))
+
+
+def _debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().params["debug"] = True
 
 
 def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,8 +97,5 @@ def new_table(*columns: str) -> Table:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1))
-
-
-def escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+    """JSON as its specification has it: what is not finite becomes null."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())

@@ -11,7 +11,7 @@ import msgspec
 
 from edgekit import choice
 from edgekit.bundle import Bundle
-from edgekit.errors import InputError, ManifestError
+from edgekit.errors import InputError, ManifestError, SessionClosed
 from edgekit.images import UInt8
 from edgekit.session import Placement, Session, open_session
 from edgekit.tensors import Array
@@ -45,6 +45,8 @@ class Task:
         self._device = device
         self._picked = choice.pick(bundle, "model", runtime, device, precision, {}, threads)
         self._sessions: dict[tuple[tuple[str, int], ...], Session] = {}
+        self._last: Session | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def info(self) -> dict[str, Any]:
@@ -58,9 +60,9 @@ class Task:
         }
 
     def placement(self) -> Placement:
-        """Where the model runs, read from the engine."""
-        with self._lock:
-            session = next(iter(self._sessions.values()))
+        """Where the model ran last, read from the engine."""
+        session = self._last
+        assert session is not None  # every task opens one when it is made
         return session.placement()
 
     def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
@@ -70,6 +72,7 @@ class Task:
     def close(self) -> None:
         """Free the engine's memory."""
         with self._lock:
+            self._closed = True
             for session in self._sessions.values():
                 session.close()
 
@@ -77,6 +80,8 @@ class Task:
         """The session for these sizes of the free dimensions, opened on first use."""
         key = tuple(sorted((sizes or {}).items()))
         with self._lock:
+            if self._closed:
+                raise SessionClosed(f"{self.bundle.name} was closed: load it again with edgekit.load(…)")
             if key not in self._sessions:
                 session = open_session(
                     self.bundle,
@@ -88,7 +93,8 @@ class Task:
                 )
                 session.why = self._picked.why
                 self._sessions[key] = session
-            return self._sessions[key]
+            self._last = self._sessions[key]
+            return self._last
 
     def __enter__(self) -> Self:
         return self

@@ -34,6 +34,8 @@ class Upscaler(Task):
 
     Large images are cut into tiles whose results equal the untiled one, as every kept pixel sees its
     whole neighbourhood; memory stays bounded by the result and one tile. Alpha is enlarged bicubically.
+    Files of fixed sizes (LiteRT) fill an image that is smaller than they are by repeating its edge, so
+    its last `halo` pixels at the right and at the bottom differ from those of engines with free sizes.
     Thread-safe.
     """
 
