@@ -67,7 +67,7 @@ def pick(
         installed = [c for c in installed if _has(c[0], device)]
         if not installed:
             raise DeviceUnavailable(
-                f"no installed engine that reads {bundle.name} has a {device}: see `edgekit devices`"
+                f"no installed engine that reads {bundle.name} has the device '{device}': use device='cpu', or see `edgekit devices`"
             )
     fitting = [c for c in installed if _fits(c[1], sizes)]
     if not fitting:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -109,6 +110,19 @@ class Session(ABC):
             self._refuse_closed()
             results = self._run(arrays, copy)
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+
+    @contextmanager
+    def borrow(self, inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+        """Run, and lend the engine's own output buffers for the block: nothing is copied, no other run comes between.
+
+        Raises:
+            TensorError, SessionClosed, EngineError: as `run`.
+        """
+        arrays = self._checked(inputs)
+        with self._lock if self._serial else nullcontext():
+            self._refuse_closed()
+            results = self._run(arrays, False)
+            yield {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 
     def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
         """Run in the background; returns a concurrent.futures.Future of what `run` returns."""

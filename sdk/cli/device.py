@@ -101,6 +101,7 @@ def _upscale(bundle: Any, request: dict[str, Any], image: Path, out: Path | None
         raise InputError(f"{bundle.name} makes an image: name its file with -o")
     images.writable(out)
     picture = images.read_image(image)
+    images.writable(out, picture.shape[2])
     with edgekit.load(bundle, **request) as upscale, progress_bar() as progress:
         count = upscale.tile_count(picture)
         bar = progress.add_task("tiles", total=count, visible=count > 1)

@@ -103,7 +103,8 @@ class Upscaler(Task):
     def _run(self, session: Session, part: UInt8, window: tuple[int, int] | None) -> UInt8:
         target = session.outputs[0]
         tensor = self._tensor(session, part, window)
-        result = images.from_tensor(session.run({session.inputs[0].name: tensor})[target.name], target)
+        with session.borrow({session.inputs[0].name: tensor}) as outputs:
+            result = images.from_tensor(outputs[target.name], target)
         height, width = window or part.shape[:2]
         if result.shape[:2] != (height * self.scale, width * self.scale):
             raise ManifestError(

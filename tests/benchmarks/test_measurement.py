@@ -14,7 +14,7 @@ from edgekit.benchmarks.measurement import cases_of
 from edgekit.benchmarks.tuning import remember
 from edgekit.benchmarks.worker import timed
 from edgekit.bundle import Bundle
-from edgekit.errors import DeviceUnavailable
+from edgekit.errors import DeviceUnavailable, EngineError
 
 QUICK = MeasureOptions(size=(64, 64), rounds=2, seconds=0.02)
 
@@ -60,6 +60,23 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert "died with exit code -9" in dead.error and not alive.error and alive.model_ms
     rows = report.cells(result, None)
     assert rows[0][-1].startswith("failed") and "died" in rows[0][-1]
+
+
+def test_a_process_that_died_before_it_was_asked_is_stopped_quietly() -> None:
+    process = measurement._Process()
+    process._process.kill()
+    process._process.wait()
+    with pytest.raises(EngineError, match="died with exit code -9"):
+        process.ask({"do": "open"})
+    process.stop()
+
+
+def test_a_process_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "ANSWER_TIMEOUT_S", 0.5)
+    process = measurement._Process()
+    with pytest.raises(EngineError, match="died"):
+        process.ask({"do": "nothing it would answer"})
+    process.stop()
 
 
 def test_an_error_of_the_engine_is_a_row(tmp_path: Path) -> None:

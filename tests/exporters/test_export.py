@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import edgekit
 from edgekit.bundle import Bundle
-from edgekit.errors import ExportError, InputError, ParityError
+from edgekit.errors import ExportError, InputError, ManifestError, ParityError
 from edgekit.exporters import ExportOptions, from_module, parity
 from edgekit.exporters.sources import from_factory
 from edgekit.manifest import Parity, Task
@@ -136,8 +137,35 @@ def test_comparison_knows_equal_wrong_and_not_finite() -> None:
     assert worst == pytest.approx(0.1, rel=1e-4) and snr_db == pytest.approx(20, abs=0.01)
     worst, snr_db = compare([one * np.nan], [one])
     assert worst == np.inf and snr_db < 0
-    with pytest.raises(ParityError):
-        parity.require(Parity(max_error=float("inf"), snr_db=-999, inputs=1), 1e-4, "x", ())
+    parity_of = Parity(max_error=float("inf"), snr_db=-999, inputs=1)
+    with pytest.raises(ParityError, match="'second'"):
+        parity.require(parity_of, {"first": 1e-6, "second": float("inf")}, 1e-4, "x")
+    with pytest.raises(ParityError, match="-999 dB"):
+        parity.require_some(parity_of, "x")
+
+
+def test_a_bad_name_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="'bad name' cannot name a bundle"):
+        edgekit.export(Small(), tmp_path / "bad name", [image()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_converter_does_not_lose_the_other_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    with pytest.raises(ExportError, match=r"tflite.*edgekit\[export\].*written to"):
+        edgekit.export(Small(), tmp_path / "b", [image()], options=ExportOptions(formats=["onnx", "tflite"]))
+    assert [v.format for v in Bundle.open(tmp_path / "b").component().variants] == ["onnx"]
+
+
+def test_a_module_that_works_in_place_spoils_no_input(tmp_path: Path) -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2.0)
+
+    array = image()
+    bundle = edgekit.export(InPlace(), tmp_path / "b", [array], options=ExportOptions(formats=["onnx"]))
+    np.testing.assert_array_equal(array, image())
+    np.testing.assert_array_equal(bundle.golden()["image"], image())
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])

@@ -129,6 +129,26 @@ def test_failure_leaves_the_bundle_as_it_was(bundle: Bundle, calibration: list[t
     assert [p.name for p in bundle.folder.parent.iterdir()] == ["small"]
 
 
+def test_a_bundle_that_ships_is_not_changed_in_its_place(
+    calibration: list[tuple[np.ndarray, ...]], tmp_path: Path
+) -> None:
+    with pytest.raises(QuantizationError, match="ships with edgekit"):
+        quantize("sr-x2", calibration)
+    before = Bundle.open("sr-x2").hash
+    options = QuantizeOptions(formats=["onnx"], keep_float=["tail"])
+    result = quantize("sr-x2", calibration, out=tmp_path / "mine", options=options)
+    assert result.bundle.folder == tmp_path / "mine" and Bundle.open("sr-x2").hash == before
+
+
+def test_a_metric_that_is_no_number_leaves_the_bundle(
+    bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]
+) -> None:
+    before = bundle.hash
+    with pytest.raises(QuantizationError, match="is inf"):
+        quantize(bundle, calibration, Steps(float("inf")), options=QuantizeOptions(formats=["onnx"]))
+    assert Bundle.open(bundle.folder).hash == before
+
+
 def test_refuses_what_cannot_be_done(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
     with pytest.raises(QuantizationError, match="calibration"):
         quantize(bundle, [])

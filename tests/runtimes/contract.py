@@ -80,6 +80,17 @@ class RuntimeContract:
         name = session.outputs[0].name
         expected = session.run(feeds)[name]
         np.testing.assert_array_equal(session.run(feeds, copy=False)[name].copy(), expected)
+        held = session.run(feeds, copy=False)  # results that are still held do not hinder the next run
+        np.testing.assert_array_equal(session.run(feeds, copy=False)[name], expected)
+        del held
+
+    def test_lends_the_same_values(self, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        name = session.outputs[0].name
+        expected = session.run(feeds)[name]
+        with session.borrow(feeds) as outputs:
+            np.testing.assert_array_equal(outputs[name], expected)
+        with pytest.raises(TensorError), session.borrow({}):
+            pass
 
     def test_never_writes_to_an_input(self, session: Session, feeds: dict[str, np.ndarray]) -> None:
         name = session.inputs[0].name
@@ -137,6 +148,13 @@ class RuntimeContract:
         np.testing.assert_array_equal(future.result(60)[output], session.run(feeds)[output])
         with pytest.raises(TensorError):
             session.submit({}).result(60)
+
+    def test_submitting_does_not_wait_for_a_run(self, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        with session._lock:  # as if the engine were busy
+            thread = threading.Thread(target=lambda: session.submit(feeds))
+            thread.start()
+            thread.join(5)
+            assert not thread.is_alive()
 
     def test_closes_once_and_says_so(self, case: Case, feeds: dict[str, np.ndarray]) -> None:
         session = case.open()

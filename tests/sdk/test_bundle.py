@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from sdk.doubles import MODEL, edit_manifest, replace_file, write_double
@@ -443,9 +444,63 @@ def test_staged_replaces_the_folder_whole(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "target"
     for content in ("old", "new"):
         with staged(target) as stage:
+            (stage / "bundle.json").write_text(content)
             (stage / content).write_text(content)
-        assert names(target) == [content]
+        assert names(target) == ["bundle.json", content]
     assert names(tmp_path / "deep") == ["target"]
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("text")
+    for name in ("docs", "file"):
+        with pytest.raises(BundleError, match="not a bundle"), staged(tmp_path / name):
+            raise AssertionError("not reached")
+    (tmp_path / "empty").mkdir()
+    with staged(tmp_path / "empty") as stage:
+        (stage / "bundle.json").write_text("{}")
+    assert names(tmp_path) == ["docs", "empty", "file"] and names(tmp_path / "docs") == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "path", [e.path for e in Bundle.open("sr-x2").manifest.file_entries() if "golden" not in e.path]
+)
+def test_a_changed_byte_in_any_file_of_a_variant_is_found_on_opening(path: str, tmp_path: Path) -> None:
+    """The first file and those beside it, such as OpenVINO's weights."""
+    bundle = Bundle(shutil.copytree(Bundle.open("sr-x2").folder, tmp_path / "sr-x2"), Bundle.open("sr-x2").manifest)
+    data = bytearray((bundle.folder / path).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle.folder / path).write_bytes(data)
+    variant = next(v for v in bundle.component().variants if path in {e.path for e in v.files})
+    with pytest.raises(HashMismatch, match=path):
+        bundle.model_path(variant)
+
+
+def test_a_variant_must_list_its_weights() -> None:
+    manifest = msgspec.json.decode((Bundle.open("sr-x2").folder / "bundle.json").read_bytes())
+    for variant in manifest["components"]["model"]["variants"]:
+        variant["files"] = variant["files"][:1]
+    with pytest.raises(ManifestError, match=r"does not list the weights \(\.bin\) of 'model-fp32\.xml'"):
+        manifests.decode(msgspec.json.encode(manifest), "bundle.json")
+
+
+def test_a_damaged_cache_of_a_zip_is_unpacked_anew(tmp_path: Path) -> None:
+    archive = write_double(tmp_path / "double").pack(tmp_path / "double.zip")
+    first = Bundle.open(archive)
+    (first.folder / MODEL).write_text("damaged")
+    again = Bundle.open(archive)
+    assert again.check_files() and again.folder == first.folder
+
+
+def test_stages_of_a_killed_export_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import edgekit.zoo
+
+    for name in ("net", ".net.ab12cd34"):
+        (tmp_path / "bundles" / name).mkdir(parents=True)
+        (tmp_path / "bundles" / name / "bundle.json").write_text("{}")
+    monkeypatch.setattr(edgekit.zoo.__spec__, "submodule_search_locations", [str(tmp_path)])
+    assert list(shipped()) == ["net"]
 
 
 @pytest.mark.usefixtures("swap")

@@ -18,7 +18,7 @@ from sdk.doubles import DOUBLING, INPUT, OUTPUT, edit_manifest, replace_file, wr
 
 from edgekit.bundle import Bundle, find, shipped
 from edgekit.cli import main
-from edgekit.errors import EdgekitError
+from edgekit.errors import BundleNotFound, EdgekitError
 from edgekit.images import read_image, write_image
 from edgekit.runtimes.reference import Function
 
@@ -275,3 +275,20 @@ def test_a_packed_bundle_runs_like_its_folder(double: Path, photo_file: Path, tm
 
 def test_an_upscaler_needs_a_file_to_write(photo_file: Path) -> None:
     assert "name its file with -o" in refused("run", "sr-x2", photo_file)
+
+
+def test_names_with_brackets_are_printed_as_they_are(photo: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "q[b].png", np.ascontiguousarray(photo[:32, :32]))
+    result = run("run", "sr-x2", tmp_path / "q[b].png", "-o", tmp_path / "p[red].png")
+    assert result.exit_code == 0 and "p[red].png" in result.output and "q[b].png" in result.output
+
+
+def test_debug_is_known_after_the_command_too(tmp_path: Path) -> None:
+    result = run("run", "nothing", tmp_path / "a.png", "-o", tmp_path / "b.png", "--debug")
+    assert isinstance(result.exception, BundleNotFound)
+
+
+def test_alpha_is_not_dropped_in_silence(photo: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.dstack([photo[:32, :32], photo[:32, :32, 0]]))
+    assert "JPEG has no alpha" in refused("run", "sr-x2", tmp_path / "a.png", "-o", tmp_path / "b.jpg")
+    assert not (tmp_path / "b.jpg").exists()

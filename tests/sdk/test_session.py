@@ -134,7 +134,9 @@ def test_unknown_precision_lists_what_there_is(runtime: str) -> None:
 
 
 def test_a_bundle_without_a_file_for_the_engine_says_what_it_has(double: Bundle) -> None:
-    with pytest.raises(DeviceUnavailable, match="double has no auto file that onnxruntime opens: it has reference"):
+    with pytest.raises(
+        DeviceUnavailable, match="double has no int8 or fp32 file that onnxruntime opens: it has reference"
+    ):
         open_session(double, "onnxruntime")
 
 
