@@ -51,15 +51,19 @@ def _cells(report: Report, row: Row, chosen: Choice | None, quality: Mapping[tup
         case.runtime,
         case.precision,
         worth,
-        f"{row.percentile(50):.1f}",
-        f"{row.percentile(90):.1f}",
-        f"{row.percentile(50, 'model_ms'):.1f}",
+        _ms(row.percentile(50)),
+        _ms(row.percentile(90)),
+        _ms(row.percentile(50, "model_ms")),
         f"{ratio:.2f}×" if ratio is not None and case.precision != "fp32" else "",
         f"{row.load_ms:.0f}",
         f"{row.peak_mb:.0f}",
         size,
         ", ".join(marks),
     )
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def speed_up(report: Report, row: Row) -> float | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
@@ -75,17 +76,23 @@ class LiteRtSession(Session):
         self._engine = interpreter
         self._model, self._threads = model, threads
         self._in, self._out = interpreter.get_input_details(), interpreter.get_output_details()
-        self.inputs = agreed(model.inputs, tuple(_spec(d) for d in self._in), model.path)
-        self.outputs = agreed(model.outputs, tuple(_spec(d) for d in self._out), model.path)
+        self.inputs = agreed(model.inputs, _specs(self._in, model.inputs), model.path)
+        self.outputs = agreed(model.outputs, _specs(self._out, model.outputs), model.path)
+        self._input_scales = [_border(d, s) for d, s in zip(self._in, self.inputs, strict=True)]
+        self._output_scales = [_border(d, s) for d, s in zip(self._out, self.outputs, strict=True)]
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
         engine = self._engine
         try:
-            for detail, array in zip(self._in, arrays, strict=True):
-                engine.set_tensor(detail["index"], array)
+            for detail, array, scale in zip(self._in, arrays, self._input_scales, strict=True):
+                engine.set_tensor(detail["index"], array if scale is None else _quantized(array, *scale))
             engine.invoke()
             # always copies: a view that is still alive makes the next invoke fail
-            return [engine.get_tensor(detail["index"]) for detail in self._out]
+            results = [engine.get_tensor(detail["index"]) for detail in self._out]
+            return [
+                r if s is None else (r.astype(np.float32) - s[1]) * np.float32(s[0])
+                for r, s in zip(results, self._output_scales, strict=True)
+            ]
         except Exception as error:
             raise EngineError(f"litert failed in '{self._model.path.name}': {error}") from error
 
@@ -167,6 +174,27 @@ def _package(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
+
+
+def _specs(details: Any, stated: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The file's tensors; an int8 one that knows its scale counts as the float32 that a manifest states."""
+    found = [_spec(d) for d in details]
+    if len(stated) != len(found):
+        return tuple(found)
+    return tuple(
+        msgspec.structs.replace(f, dtype="float32") if _border(d, s) else f
+        for d, f, s in zip(details, found, stated, strict=True)
+    )
+
+
+def _border(detail: Any, spec: TensorSpec) -> tuple[float, int] | None:
+    """Scale and zero point between the session's float32 and the file's int8, None where they are of one dtype."""
+    scale, zero = detail["quantization"]
+    return (scale, zero) if spec.dtype == "float32" and detail["dtype"] is np.int8 and scale > 0 else None
+
+
+def _quantized(array: Array, scale: float, zero: int) -> Array:
+    return np.asarray(np.clip(np.rint(array / np.float32(scale)) + zero, -128, 127), dtype=np.int8)
 
 
 def _spec(detail: Any) -> TensorSpec:

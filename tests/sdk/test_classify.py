@@ -71,3 +71,13 @@ def test_settings_are_strict(bundle: Bundle, tmp_path: Path) -> None:
     wrong = msgspec.structs.replace(bundle.manifest, task=Task("classify", {**SETTINGS, "colour": 1}))
     with pytest.raises(ManifestError, match="colour"):
         edgekit.load(Bundle(bundle.folder, wrong))
+
+
+def test_an_int8_border_is_hidden(photo: np.ndarray) -> None:
+    """cifar-cnn's int8 TFLite file takes int8; its session takes float32 all the same, and agrees with the others."""
+    with edgekit.load("cifar-cnn", "litert", precision="int8") as classify:
+        session, _ = classify.example(photo)
+        assert session.inputs[0].dtype == session.outputs[0].dtype == "float32"
+        with edgekit.load("cifar-cnn", "onnxruntime", precision="int8") as other:
+            np.testing.assert_allclose(classify.logits(photo), other.logits(photo), atol=0.2)
+            assert classify(photo)[0].name == other(photo)[0].name
