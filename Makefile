@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH ?= torch  # "torch --index-url URL" takes the build of another index, such as PyTorch's own for CPUs
 FOLDERS := runtimes exporters quantization zoo benchmarks demos
 
 .PHONY: run test check format clean
 
 run: $(VENV)/.run
-	$(BIN)/python -m edgekit.demos.upscale_photo $(if $(PHOTO),"$(PHOTO)")
+	@$(BIN)/python -m edgekit.demos.upscale_photo $(if $(PHOTO),"$(PHOTO)")
 
 test: $(VENV)/.dev
 	$(BIN)/pytest $(ARGS)
@@ -31,15 +32,15 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing the runtime set (no PyTorch) into $(VENV)"
-	$(INSTALL) -e '.[demo]'
-	touch $@
+	@$(INSTALL) -e '.[demo]'
+	@touch $@
 
 # PyTorch first and alone: a bare `torch` of another package's choosing takes several GB of CUDA packages.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing the full set (PyTorch, converters, test tools) into $(VENV)"
-	$(INSTALL) torch
-	$(INSTALL) -e '.[all,dev]'
-	touch $@
+	@$(INSTALL) $(TORCH)
+	@$(INSTALL) -e '.[all,dev]'
+	@touch $@
 
 # mypy does not follow an editable install's mapping of edgekit to sdk/: links show it the package's shape.
 .typetree/edgekit: $(wildcard sdk/*)

@@ -39,7 +39,9 @@ for name in shipped():
         for precision in ("fp32", "int8"):
             task = edgekit.load(bundle, engine, precision=precision, threads=1)
             placement = task.placement()
-            ran.append([name, placement.runtime, placement.precision, list(task(image).shape), task.scale])
+            result = task(image)
+            right = result.shape == (48 * task.scale, 40 * task.scale, 3) if task.name == "upscale" else len(result) > 0
+            ran.append([name, placement.runtime, placement.precision, right])
             task.close()
 devices = {row.runtime: row.usable for row in edgekit.devices()}
 verdicts = [[v.runtime, v.ok] for v in verify(Bundle.open("sr-x2"))]
@@ -67,7 +69,7 @@ def test_every_shipped_bundle_runs_on_every_engine_without_the_hosts_packages() 
     found = answer(BLOCKED)
     wanted = {(name, engine, precision) for name in shipped() for engine in ENGINES for precision in ("fp32", "int8")}
     assert {tuple(row[:3]) for row in found["ran"]} == wanted
-    assert all(shape == [48 * scale, 40 * scale, 3] for *_, shape, scale in found["ran"])
+    assert all(right for *_, right in found["ran"])
     assert found["loaded"] == []
 
 
