@@ -114,7 +114,7 @@ def _tried(
                 return None, None, "opens; the bundle has no golden values"
             made_at = golden_sizes(bundle, name)
             if any(made_at.get(dim) != size for dim, size in variant.sizes.items()):
-                return None, None, "opens; golden values are of another size"
+                return None, None, "opens; golden is of another size"
             inputs = [golden[spec.name] for spec in component.inputs]
             outputs = answers(session, inputs, component.inputs, component.outputs)
     except EdgekitError as error:
@@ -131,4 +131,4 @@ def _judged(variant: Variant, outputs: list[Array], truth: list[Array]) -> tuple
         allowed = FP32_TOLERANCE * max(*(float(np.abs(t).max()) for t in truth), 1e-6)
         return worst <= allowed, worst, f"allowed {allowed:.0e}"
     floor = (variant.parity.snr_db if variant.parity else 20.0) - INT8_SLACK_DB
-    return snr_db >= floor, worst, f"SNR {snr_db:.0f} dB, {floor:.0f} needed"
+    return snr_db >= floor, worst, f"SNR {snr_db:.0f} dB ≥ {floor:.0f}" if snr_db >= floor else f"SNR {snr_db:.0f} dB < {floor:.0f}"

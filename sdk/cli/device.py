@@ -152,7 +152,7 @@ def verify(bundle: str, as_json: bool) -> None:
                 for v in verdicts]  # fmt: skip
         print_json({"bundle": opened.name, "ok": not wrong, "verdicts": rows})
     else:
-        table = new_table("engine", "file", "verdict", "largest error", "")
+        table = new_table("engine", "file", "verdict", "error", "")
         for v in verdicts:
             verdict = {True: Text("right", "green"), False: Text("wrong", "red"), None: Text("not compared")}[v.ok]
             error = "" if v.max_error is None else f"{v.max_error:.1e}"

@@ -92,7 +92,7 @@ class steps:  # noqa: N801  (a context manager that is called)
 def new_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 2, 0, 0), show_header=any(columns))
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in ("engine", "file", "name"))
     return table
 
 
