@@ -131,4 +131,8 @@ def _judged(variant: Variant, outputs: list[Array], truth: list[Array]) -> tuple
         allowed = FP32_TOLERANCE * max(*(float(np.abs(t).max()) for t in truth), 1e-6)
         return worst <= allowed, worst, f"allowed {allowed:.0e}"
     floor = (variant.parity.snr_db if variant.parity else 20.0) - INT8_SLACK_DB
-    return snr_db >= floor, worst, f"SNR {snr_db:.0f} dB ≥ {floor:.0f}" if snr_db >= floor else f"SNR {snr_db:.0f} dB < {floor:.0f}"
+    return (
+        snr_db >= floor,
+        worst,
+        f"SNR {snr_db:.0f} dB ≥ {floor:.0f}" if snr_db >= floor else f"SNR {snr_db:.0f} dB < {floor:.0f}",
+    )
