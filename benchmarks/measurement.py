@@ -108,6 +108,7 @@ def measure(
         BundleError. DeviceUnavailable: nothing of what was asked for is installed and in the bundle.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened.check_files()
     cases = cases_of(opened, runtimes, precisions, options.threads)
     if not cases:
         raise DeviceUnavailable(
@@ -115,9 +116,9 @@ def measure(
             f"{list(precisions) or 'any precision'}; see `edgekit devices`"
         )
     with tempfile.TemporaryDirectory() as folder:
-        image = _prepared(opened, options, Path(folder))
+        image, what = _prepared(opened, options, Path(folder))
         rows = _run(opened, cases, image, options)
-    return Report(opened.name, opened.hash, machine.facts(), _input(options, image), rows)
+    return Report(opened.name, opened.hash, machine.facts(), what, rows)
 
 
 def cases_of(
@@ -142,10 +143,10 @@ def sample_photo() -> Path:
     return Path(edgekit.demos.__path__[0]) / "photos" / "astronaut.jpg"
 
 
-def _prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> str | None:
-    """The photo at the asked size as a file for the workers; None where the bundle has no image task."""
+def _prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> tuple[str | None, str]:
+    """The photo at the asked size as a file for the workers, and what it is; None where there is no image task."""
     if bundle.manifest.task is None:
-        return None
+        return None, "golden values"
     photo = images.read_image(options.image or sample_photo())[:, :, :3]
     if options.size is not None and photo.shape[:2] != options.size:
         height, width = options.size
@@ -154,14 +155,7 @@ def _prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> str | No
         photo = images.resize_bicubic(photo, *cover)[:height, :width]
     path = folder / "input.png"
     images.write_image(path, np.ascontiguousarray(photo))
-    return str(path)
-
-
-def _input(options: MeasureOptions, image: str | None) -> str:
-    if image is None:
-        return "golden values"
-    name = Path(options.image).name if options.image else "sample photo"
-    return f"{name}, {options.size[1]}×{options.size[0]}" if options.size else name
+    return str(path), f"a photo of {photo.shape[1]}×{photo.shape[0]}"
 
 
 def _run(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureOptions) -> list[Row]:

@@ -40,7 +40,7 @@ def _cells(report: Report, row: Row, chosen: Choice | None, quality: Mapping[tup
     worth = quality.get((case.runtime, case.precision), recorded)
     size = f"{row.bytes / 1024:.0f}"
     if row.error:
-        return (case.runtime, case.precision, worth, "–", "–", "–", "–", "–", "–", size, f"failed: {row.error[:60]}")
+        return (case.runtime, case.precision, worth, "–", "–", "–", "–", "–", "–", size, "failed")
     ratio = speed_up(report, row)
     marks = []
     if chosen is not None and (chosen.runtime, chosen.variant.precision) == (case.runtime, case.precision):
@@ -67,7 +67,7 @@ def _ms(value: float) -> str:
 
 
 def speed_up(report: Report, row: Row) -> float | None:
-    """How many times faster than the same engine's fp32 the model runs, by medians of this report."""
+    """How many times faster than the same engine's fp32 the whole task runs, by medians of this report."""
     for other in report.rows:
         if (
             other.case.runtime == row.case.runtime
@@ -75,7 +75,7 @@ def speed_up(report: Report, row: Row) -> float | None:
             and other.model_ms
             and row.model_ms
         ):
-            return other.percentile(50, "model_ms") / row.percentile(50, "model_ms")
+            return other.percentile(50) / row.percentile(50)
     return None
 
 
@@ -98,7 +98,7 @@ def table(rows: list[tuple[str, ...]], title: str, quality: str, width: int = 10
             no_wrap=left,
         )
     for row in rows:
-        style = "bold green" if "← auto" in row[-1] else "red" if row[-1].startswith("failed") else None
+        style = "bold green" if "← auto" in row[-1] else "red" if row[-1] == "failed" else None
         result.add_row(*(row[i] for i in shown), style=style)
     return result
 
@@ -108,3 +108,10 @@ def markdown(rows: list[tuple[str, ...]], quality: str) -> str:
     head = [TITLES.get(quality, quality) if name == "quality" else name for name in HEAD]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def footnotes(report: Report) -> list[str]:
+    """What the table has no room for: errors in full, and where its quality comes from."""
+    notes = [f"{r.case.runtime} {r.case.precision} failed: {r.error}" for r in report.rows if r.error]
+    data = next((r.quality["data"] for r in report.rows if r.quality), None)
+    return notes + ([f"quality: {data}, measured when the bundle was made"] if data else [])

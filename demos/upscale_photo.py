@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import edgekit
-from edgekit import images
+from edgekit import choice, images, profile
 from edgekit.benchmarks import MeasureOptions, measure, report
 from edgekit.benchmarks.measurement import Report, cases_of, sample_photo
 from edgekit.benchmarks.tuning import remember
@@ -65,12 +65,14 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
         picture = side_by_side(low, bicubic, ours, high, label, scale)
         images.write_image(out / f"{path.stem}-{case.runtime}-{case.precision}.png", picture)
     measured = _measured(bundle, low, out / f"{path.stem}-input.png", console)
-    chosen = remember(bundle, measured)
+    if profile.load(bundle) is None:  # the first run tunes; a later one does not undo `edgekit tune`
+        remember(bundle, measured)
+    chosen = choice.pick(bundle, "model", "auto", "cpu", "auto", {})
     rows = report.cells(measured, chosen, quality)
     machine = measured.machine
     title = f"{bundle.name} on {machine['processor']} ({machine['cores']} cores), {low.shape[1]} × {low.shape[0]} → ×{scale}"
     console.print(report.table(rows, title, "PSNR dB", console.width))
-    console.print(f"auto takes {chosen.runtime} {chosen.variant.precision} on this machine from now on: {chosen.why}")
+    console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}")
     enlarged = edgekit.load(bundle)(photo)
     images.write_image(out / f"{path.stem}-x{scale}.png", enlarged)
     measured.save(out / f"{path.stem}.json")
@@ -94,8 +96,9 @@ def shrunk(photo: UInt8, scale: int) -> tuple[UInt8, UInt8]:
 
 
 def side_by_side(low: UInt8, bicubic: UInt8, ours: UInt8, high: UInt8, label: str, scale: int) -> UInt8:
-    """input | bicubic | ours with captions: the middle of the photo, every pixel shown as 2 × 2."""
-    top, left = (max(0, (n - DETAIL) // 2) // scale * scale for n in high.shape[:2])
+    """input | bicubic | ours with captions: a detail a little above the middle, every pixel shown as 2 × 2."""
+    top = max(0, (high.shape[0] - DETAIL) // 5) // scale * scale
+    left = max(0, (high.shape[1] - DETAIL) // 2) // scale * scale
     nearest = low.repeat(scale, axis=0).repeat(scale, axis=1)
     captions = (
         f"input {low.shape[1]} x {low.shape[0]}",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from edgekit import registry
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.session import devices, open_session
@@ -29,5 +29,5 @@ _HOST = {
 def __getattr__(name: str) -> Any:
     """The host's verbs load on first use: a device never imports what they need."""
     if name in _HOST:
-        return getattr(importlib.import_module(_HOST[name]), name)
+        return registry.load(_HOST[name], name, f"edgekit.{name}")
     raise AttributeError(f"module 'edgekit' has no attribute '{name}'")

@@ -80,7 +80,8 @@ def pick(
         name, variant = next(c for c in fitting if (c[0], c[1].precision) == (measured.runtime, measured.precision))
         return Choice(name, variant, threads or measured.threads, measured.why)
     name, variant = fitting[0]
-    return Choice(name, variant, threads, f"first of the default order on {architecture()}: `edgekit tune` measures")
+    first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
+    return Choice(name, variant, threads, f"{first} on {architecture()}: `edgekit tune` measures")
 
 
 def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> list[tuple[str, Variant]]:

@@ -79,7 +79,7 @@ def fastest(
         return None
     best, *others = sorted(rows, key=lambda row: row.p50_ms)
     behind = f", ahead of {others[0].runtime} {others[0].precision} ({others[0].p50_ms:.1f} ms)" if others else ""
-    why = f"fastest measured here on {found.measured_at}, {found.input}: {best.p50_ms:.1f} ms{behind}"
+    why = f"fastest measured here on {found.measured_at} with {found.input}: {best.p50_ms:.1f} ms{behind}"
     return msgspec.structs.replace(best, why=why)
 
 

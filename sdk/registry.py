@@ -42,6 +42,20 @@ def names(table: str) -> list[str]:
     return [*TABLES[table], *(e.name for e in entry_points(group=f"edgekit.{table}") if e.name not in TABLES[table])]
 
 
+def load(module: str, attribute: str, who: str) -> Any:
+    """An attribute of one of our modules; `who` needs it, and is named where a package is missing.
+
+    Raises:
+        NotInstalled: the module imports a package that is not there.
+    """
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("edgekit"):
+            raise
+        raise NotInstalled.named(who, str(error.name), "export") from error
+
+
 def find(table: str, name: str) -> Any:
     """Import and return what `name` stands for in a table.
 
@@ -51,12 +65,7 @@ def find(table: str, name: str) -> Any:
     """
     if name in TABLES[table]:
         module, _, attribute = TABLES[table][name].partition(":")
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("edgekit"):
-                raise
-            raise NotInstalled.named(f"{table[:-1]} '{name}'", str(error.name), "export") from error
+        return load(module, attribute, f"{table[:-1]} '{name}'")
     for entry in entry_points(group=f"edgekit.{table}"):
         if entry.name == name:
             return entry.load()

@@ -10,7 +10,7 @@ import click
 
 import edgekit
 from edgekit.cli.show import err_console
-from edgekit.errors import EdgekitError, ExportError
+from edgekit.errors import EdgekitError, ExportError, NotInstalled
 
 COMMANDS = {
     "zoo": "device",
@@ -40,13 +40,22 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            return self._invoked(ctx)
         except (EdgekitError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
             err_console.print("error:", style="red", end=" ")
             err_console.print(str(error), soft_wrap=True)
             sys.exit(1 if isinstance(error, ExportError) else 2)  # 1: asked for rightly, but a converter failed
+
+    def _invoked(self, ctx: click.Context) -> Any:
+        """Run the command; a package that its floor imports and that is missing is named with its extra."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("edgekit"):
+                raise
+            raise NotInstalled.named(f"edgekit {ctx.invoked_subcommand}", str(error.name), "export") from error
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

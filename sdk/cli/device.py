@@ -90,7 +90,8 @@ def run(
         return
     placed = answer["placement"]
     ran = f"{placed['runtime']} {placed['device']} {placed['precision']} ({answer['why']})"
-    out_console.print(f"{text} in {answer['seconds']:.2f} s on {ran}", soft_wrap=True)
+    took = f"{answer['seconds']:.2f} s" if answer["seconds"] >= 1 else f"{answer['seconds'] * 1e3:.1f} ms"
+    out_console.print(f"{text} in {took} on {ran}", soft_wrap=True)
 
 
 def _upscale(bundle: Any, request: dict[str, Any], image: Path, out: Path | None) -> tuple[dict[str, Any], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,15 @@ def bench(
         return
     title = f"{opened.name} on {measured.machine['processor']} ({measured.machine['cores']} cores), {measured.input}"
     out_console.print(report.table(rows, title, quality, out_console.width))
+    for note in report.footnotes(measured):
+        out_console.print(note, soft_wrap=True)
     out_console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}", soft_wrap=True)
     best = report.fastest(measured)
     if best and not (runtimes or precisions) and best != (chosen.runtime, chosen.variant.precision):
         found = " ".join(best)
         out_console.print(f"this run found {found} fastest: `edgekit tune {bundle} --size {size}` makes auto take it")
+    if any(row.error for row in measured.rows):
+        sys.exit(1)
 
 
 @command("edgekit tune sr-x2")

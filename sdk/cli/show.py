@@ -74,7 +74,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def progress_bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err_console, transient=True)
+    return Progress(*columns, console=err_console, transient=True, disable=not err_console.is_terminal)
 
 
 class steps:  # noqa: N801  (a context manager that is called)

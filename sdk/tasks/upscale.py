@@ -34,9 +34,8 @@ class Upscaler(Task):
 
     Large images are cut into tiles whose results equal the untiled one, as every kept pixel sees its
     whole neighbourhood; memory stays bounded by the result and one tile. Alpha is enlarged bicubically.
-    Files of fixed sizes (LiteRT) fill an image that is smaller than they are by repeating its edge, so
-    its last `halo` pixels at the right and at the bottom differ from those of engines with free sizes.
-    Thread-safe.
+    An image smaller than the bundle's smallest file of fixed sizes is first filled up to it by repeating
+    its edge, on every engine, so that all give the same. Thread-safe.
     """
 
     name = "upscale"
@@ -48,6 +47,8 @@ class Upscaler(Task):
         self.scale: int = self.settings.scale
         self._max_tile = max_tile
         self._windows = self._fixed_windows()
+        fixed = [v.sizes for v in bundle.component().variants if v.sizes]
+        self._least = tuple(min((sizes[side] for sizes in fixed), default=1) for side in ("height", "width"))
         self._buffers = threading.local()
         self._session_of(next(iter(self._windows), None))  # errors come here, not with the first image
 
@@ -58,10 +59,10 @@ class Upscaler(Task):
             ImageError: not an image array; see `images.as_uint8` for what is taken.
         """
         image = images.as_uint8(image)
-        parts = self._tiles(image[:, :, :3])
+        height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
+        parts = self._tiles(self._filled(image[:, :, :3]))
         first_tile, first = next(parts)
         progress()
-        height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
         if image.shape[2] == 3 and first.shape[:2] == (height, width):
             return first
         result = np.empty((height, width, image.shape[2]), np.uint8)
@@ -75,12 +76,17 @@ class Upscaler(Task):
 
     def tiles(self, image: UInt8) -> Iterator[tuple[int, int, UInt8]]:
         """The result piece by piece: (top, left, uint8 RGB), in output pixels, row by row."""
-        for tile, part in self._tiles(images.as_uint8(image)[:, :, :3]):
-            yield tile.rows.keep * self.scale, tile.columns.keep * self.scale, part
+        image = images.as_uint8(image)[:, :, :3]
+        height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
+        for tile, part in self._tiles(self._filled(image)):
+            top, left = tile.rows.keep * self.scale, tile.columns.keep * self.scale
+            if top < height and left < width:
+                yield top, left, part[: height - top, : width - left]
 
     def tile_count(self, image: UInt8) -> int:
         """How many pieces `tiles` will give, for progress bars."""
-        return len(self._plan(*image.shape[:2])[1])
+        height, width = (max(n, least) for n, least in zip(image.shape, self._least, strict=False))
+        return len(self._plan(height, width)[1])
 
     def info(self) -> dict[str, Any]:
         """Name, scale, sizes of tiles, and what runs where and why."""
@@ -88,24 +94,25 @@ class Upscaler(Task):
 
     def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
         """The session, and the image, or its first tile, as it gets it."""
+        image = self._filled(image)
         window, tiles = self._plan(*image.shape[:2])
         session, rows, columns = self._session_of(window), tiles[0].rows, tiles[0].columns
         part = image[rows.start : rows.stop, columns.start : columns.stop]
-        return session, {session.inputs[0].name: self._tensor(session, part, window).copy()}
+        return session, {session.inputs[0].name: self._tensor(session, part).copy()}
 
     def _tiles(self, image: UInt8) -> Iterator[tuple[Tile, UInt8]]:
         window, tiles = self._plan(*image.shape[:2])
         session = self._session_of(window)
         for tile in tiles:
             part = image[tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
-            yield tile, self._crop(tile, self._run(session, part, window))
+            yield tile, self._crop(tile, self._run(session, part))
 
-    def _run(self, session: Session, part: UInt8, window: tuple[int, int] | None) -> UInt8:
+    def _run(self, session: Session, part: UInt8) -> UInt8:
         target = session.outputs[0]
-        tensor = self._tensor(session, part, window)
+        tensor = self._tensor(session, part)
         with session.borrow({session.inputs[0].name: tensor}) as outputs:
             result = images.from_tensor(outputs[target.name], target)
-        height, width = window or part.shape[:2]
+        height, width = part.shape[:2]
         if result.shape[:2] != (height * self.scale, width * self.scale):
             raise ManifestError(
                 f"{self.bundle.name}: the network made {result.shape[:2]} of {(height, width)}, its manifest says "
@@ -113,11 +120,8 @@ class Upscaler(Task):
             )
         return result
 
-    def _tensor(self, session: Session, part: UInt8, window: tuple[int, int] | None) -> Array:
-        """A part of the image as the session takes it, in this thread's buffer; filled up to a fixed window."""
-        if window is not None and part.shape[:2] != window:
-            missing = [wanted - have for wanted, have in zip(window, part.shape, strict=False)]
-            part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    def _tensor(self, session: Session, part: UInt8) -> Array:
+        """A part of the image as the session takes it, in this thread's buffer."""
         source = session.inputs[0]
         return images.to_tensor(part, source, self._buffer(source.layout, part.shape, source.dtype))
 
@@ -139,7 +143,15 @@ class Upscaler(Task):
 
     def _place(self, result: UInt8, tile: Tile, part: UInt8) -> None:
         top, left = tile.rows.keep * self.scale, tile.columns.keep * self.scale
-        result[top : top + part.shape[0], left : left + part.shape[1], :3] = part
+        target = result[top : top + part.shape[0], left : left + part.shape[1], :3]
+        target[...] = part[: target.shape[0], : target.shape[1]]
+
+    def _filled(self, image: UInt8) -> UInt8:
+        """The image, at least as large as the smallest file of fixed sizes that any engine has."""
+        missing = [max(0, least - have) for have, least in zip(image.shape, self._least, strict=False)]
+        if not any(missing):
+            return image
+        return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
     def _plan(self, height: int, width: int) -> tuple[tuple[int, int] | None, list[Tile]]:
         """The file's window (None where shapes are free) and the tiles over an image."""
@@ -148,7 +160,8 @@ class Upscaler(Task):
             if height * width <= self._max_tile**2:
                 return None, tiling.plan(height, width, (height, width), halo)
             return None, tiling.plan(height, width, (self._max_tile, self._max_tile), halo)
-        window = min(self._windows, key=lambda w: tiling.cost(height, width, w, halo))
+        inside = [w for w in self._windows if w[0] <= height and w[1] <= width] or self._windows
+        window = min(inside, key=lambda w: tiling.cost(height, width, w, halo))
         return window, tiling.plan(height, width, window, halo)
 
     def _fixed_windows(self) -> list[tuple[int, int]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from sdk.doubles import replace_file
 
 import edgekit
 from edgekit import machine
@@ -13,8 +15,8 @@ from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, measu
 from edgekit.benchmarks.measurement import cases_of
 from edgekit.benchmarks.tuning import remember
 from edgekit.benchmarks.worker import timed
-from edgekit.bundle import Bundle
-from edgekit.errors import DeviceUnavailable, EngineError
+from edgekit.bundle import Bundle, shipped
+from edgekit.errors import DeviceUnavailable, EngineError, HashMismatch
 
 QUICK = MeasureOptions(size=(64, 64), rounds=2, seconds=0.02)
 
@@ -59,7 +61,7 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     dead, alive = result.rows
     assert "died with exit code -9" in dead.error and not alive.error and alive.model_ms
     rows = report.cells(result, None)
-    assert rows[0][-1].startswith("failed") and "died" in rows[0][-1]
+    assert rows[0][-1] == "failed" and "died" in report.footnotes(result)[0]
 
 
 def test_a_process_that_died_before_it_was_asked_is_stopped_quietly() -> None:
@@ -80,16 +82,17 @@ def test_a_process_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_error_of_the_engine_is_a_row(tmp_path: Path) -> None:
-    import shutil
-
-    from edgekit.bundle import shipped
-
     folder = shutil.copytree(shipped()["sr-x2"], tmp_path / "sr-x2")
-    data = bytearray((folder / "model-int8.onnx").read_bytes())
-    data[100] ^= 1
-    (folder / "model-int8.onnx").write_bytes(data)
+    replace_file(folder, "model-int8.onnx", b"no model at all")
     result = measure(folder, ["onnxruntime"], options=QUICK)
-    assert result.rows[0].error == "" and "HashMismatch" in result.rows[1].error
+    assert result.rows[0].error == "" and "EngineError" in result.rows[1].error
+
+
+def test_a_damaged_bundle_is_not_measured(tmp_path: Path) -> None:
+    folder = shutil.copytree(shipped()["sr-x2"], tmp_path / "sr-x2")
+    (folder / "model-int8.bin").write_bytes(b"damaged")
+    with pytest.raises(HashMismatch, match="model-int8"):
+        tune(folder, options=QUICK)
 
 
 def test_nothing_to_measure_says_so() -> None:
@@ -126,7 +129,7 @@ def test_reports_for_people() -> None:
     bundle = Bundle.open("sr-x2")
     measured = made_up(bundle, {("openvino", "fp32"): 10.0, ("openvino", "int8"): 4.0})
     rows = report.cells(measured, None, {("openvino", "int8"): "36.90"})
-    assert rows[1][2] == "36.90" and rows[1][6] == "2.50×"
+    assert rows[1][2] == "36.90" and rows[1][6] == "2.20×"
     assert report.markdown(rows, "PSNR dB").splitlines()[0].startswith("| engine | precision | PSNR dB |")
     assert len(report.table(rows, "t", "PSNR dB", 80).columns) < len(report.table(rows, "t", "PSNR dB", 120).columns)
 

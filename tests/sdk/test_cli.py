@@ -292,3 +292,12 @@ def test_alpha_is_not_dropped_in_silence(photo: np.ndarray, tmp_path: Path) -> N
     write_image(tmp_path / "a.png", np.dstack([photo[:32, :32], photo[:32, :32, 0]]))
     assert "JPEG has no alpha" in refused("run", "sr-x2", tmp_path / "a.png", "-o", tmp_path / "b.jpg")
     assert not (tmp_path / "b.jpg").exists()
+
+
+@pytest.mark.parametrize("arguments", [("export", "a.py:b", "--input", "x=1x3", "-o", "c"), ("train", "sr-x2", "--data", ".", "-o", "c"),
+                                       ("quantize", "sr-x2", "--calibration", ".")])  # fmt: skip
+def test_the_hosts_commands_name_what_is_missing(arguments: tuple[str, ...]) -> None:
+    code = "import sys; sys.modules['torch'] = None; from edgekit.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "needs the package 'torch': pip install 'edgekit[export]'" in done.stderr
