@@ -49,8 +49,11 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
     part = f"{path.name}, its middle" if max(photo.shape) > COMPARED else path.name
     out.mkdir(parents=True, exist_ok=True)
     bicubic = images.resize_bicubic(low, *high.shape[:2])
-    console.print(f"{part}: {low.shape[1]} × {low.shape[0]} → {high.shape[1]} × {high.shape[0]}, bicubic has "
-                  f"{images.psnr_y(bicubic, high, scale):.2f} dB")  # fmt: skip
+    console.print(
+        f"{part}: shrunk to {low.shape[1]} × {low.shape[0]} so that the truth is known, then enlarged and compared; "
+        f"bicubic has {images.psnr_y(bicubic, high, scale):.2f} dB",
+        soft_wrap=True,
+    )
     quality = {}
     for case in cases_of(bundle):
         try:

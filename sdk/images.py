@@ -61,7 +61,7 @@ def decode_image(encoded: bytes, name: str) -> UInt8:
     if decoded is None:
         raise ImageError(
             f"'{name}' ({data.size} bytes) is not an image that OpenCV can decode: "
-            "expected a PNG, JPEG, WebP, BMP or TIFF file"
+            "expected a PNG, JPEG, WebP, BMP or TIFF file, whole and undamaged"
         )
     if decoded.ndim == 3:
         decoded = _converted(decoded, cv2.COLOR_BGRA2RGBA if decoded.shape[2] == 4 else cv2.COLOR_BGR2RGB)
