@@ -55,9 +55,11 @@ def export(
     sizes = [parse_numbers(b) for b in buckets]
     module = from_factory(source, weights)
     names, arrays, dynamic = _examples(shapes, sizes)
-    with steps() as progress:
+    wanted = formats or FORMATS
+    files = len(wanted) + max(0, len(sizes) - 1) * ("tflite" in wanted)
+    with steps(files) as progress:
         options = ExportOptions(
-            formats=formats or FORMATS,
+            formats=wanted,
             buckets=sizes,
             task=Task(task, parse_numbers(",".join(settings))) if task else None,
             progress=progress,
@@ -97,7 +99,10 @@ def quantize(
         raise InputError("--max-drop needs --validation: photos to measure PSNR on")
     metric = UpscalePsnr.of_photos(validation, task.settings["scale"]) if validation and task else None
     described = _source(opened, source, weights) if source else None
-    with steps() as progress:
+    variants = [v for v in opened.component().variants if v.precision == "fp32"]
+    formats = {v.format for v in variants}
+    files = sum(v.format != "torch" for v in variants)
+    with steps(files + (2 * len(formats) if metric else 0)) as progress:
         options = QuantizeOptions(keep_float=keep_float, max_drop=max_drop, progress=progress)
         arrays = from_photos(calibration, opened.component().inputs)
         result = edgekit.quantize(opened, arrays, metric, source=described, out=out, options=options)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -77,16 +78,19 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=err_console, transient=True, disable=not err_console.is_terminal)
 
 
-class steps:  # noqa: N801  (a context manager that is called)
-    """A spinner on stderr that names the step under way."""
+@contextmanager
+def steps(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr that names the step under way; more steps than expected lengthen it."""
+    with progress_bar() as progress:
+        bar = progress.add_task("starting", total=total)
 
-    def __enter__(self) -> Callable[[str], None]:
-        self._status = err_console.status("starting")
-        self._status.start()
-        return lambda step: self._status.update(step)
+        def begin(step: str) -> None:
+            task = progress.tasks[bar]
+            began = task.description != "starting"
+            done = task.completed + began
+            progress.update(bar, description=step, completed=done, total=max(task.total or 0, done + 1))
 
-    def __exit__(self, *details: object) -> None:
-        self._status.stop()
+        yield begin
 
 
 def new_table(*columns: str) -> Table:
