@@ -126,7 +126,7 @@ def cases_of(
 ) -> list[Case]:
     """The engine × precision pairs that are installed, in the bundle, and asked for."""
     found = []
-    for name in runtimes or [n for n in registry.names("runtimes") if n not in ("torch", "reference")]:
+    for name in runtimes or registry.device_runtimes():
         engine = find_runtime(name)
         if not engine.installed():
             continue

@@ -79,13 +79,14 @@ def quantize(
     formats = tuple(options.formats) or tuple(f for f in dict.fromkeys(v.format for v in _fp32(opened)) if f != "torch")
     keep = list(options.keep_float)
     ranked: list[str] | None = None
+    qualities: dict[tuple[str, str], Quality] = {}  # fp32 is measured once, int8 at every attempt
     best: tuple[float, Path, tuple[str, ...]] | None = None
     scratch = Path(tempfile.mkdtemp(prefix="edgekit-quantize-"))
     try:
         for attempt in range(max(1, options.attempts if options.max_drop is not None else 1)):
             quantized = quantize_source(source, calibration, keep)
             place = scratch / str(attempt) / opened.folder.name
-            drop = _write(opened, quantized, metric, formats, place, options.progress)
+            drop = _write(opened, quantized, metric, formats, place, options.progress, qualities)
             options.progress(f"int8 with {len(keep)} layers in float: drop {drop:.3f}")
             if best is None or drop < best[0]:
                 best = (drop, place, tuple(keep))
@@ -142,6 +143,7 @@ def _write(
     formats: Sequence[str],
     place: Path,
     progress: Callable[[str], None],
+    qualities: dict[tuple[str, str], Quality],
 ) -> float:
     """Write the bundle with int8 variants to `place`, measure it, and return the largest drop."""
     component = opened.component()
@@ -157,15 +159,21 @@ def _write(
         _manifest(stage, opened, component, variants, {})
     if metric is None:
         return 0.0
-    return _measure(Bundle.open(place), component, variants, metric, progress)
+    return _measure(Bundle.open(place), component, variants, metric, progress, qualities)
 
 
 def _measure(
-    bundle: Bundle, component: Component, variants: list[Variant], metric: Metric, progress: Callable[[str], None]
+    bundle: Bundle,
+    component: Component,
+    variants: list[Variant],
+    metric: Metric,
+    progress: Callable[[str], None],
+    qualities: dict[tuple[str, str], Quality],
 ) -> float:
-    qualities: dict[tuple[str, str], Quality] = {}
     for precision in ("fp32", "int8"):
         for format in dict.fromkeys(v.format for v in variants if v.precision == precision and v.format in ENGINES):
+            if precision == "fp32" and (format, precision) in qualities:
+                continue
             progress(f"{metric.name} of {format} {precision}")
             value = metric.value(bundle, ENGINES[format], precision)
             if not math.isfinite(value):

@@ -41,9 +41,7 @@ def findings() -> list[Finding]:
 
 def _engines() -> list[Finding]:
     found = []
-    for name in registry.names("runtimes"):
-        if name in ("reference", "torch"):
-            continue
+    for name in registry.device_runtimes():
         try:
             found.append(Finding("ok", f"{name} {runtime(name).version()}"))
         except EdgekitError as error:

@@ -16,7 +16,6 @@ from edgekit.errors import ImageError, NotInstalled
 from edgekit.tensors import TensorSpec
 
 UInt8 = npt.NDArray[np.uint8]
-Float = npt.NDArray[np.floating[Any]]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 JPEG = b"\xff\xd8\xff"
@@ -38,7 +37,7 @@ def opencv() -> Any:
 def read_image(path: str | Path) -> npt.NDArray[Any]:
     """Decode an image file to RGB or RGBA, uint8, height × width × (3 or 4).
 
-    Grey becomes RGB; 16-bit and float files are scaled to 8 bits (`as_uint8_rgb`).
+    Grey becomes RGB; 16-bit and float files are scaled to 8 bits (`as_uint8`).
 
     Raises:
         ImageError: the file is missing, empty, no image, or larger than MAX_PIXELS.

@@ -42,6 +42,11 @@ def names(table: str) -> list[str]:
     return [*TABLES[table], *(e.name for e in entry_points(group=f"edgekit.{table}") if e.name not in TABLES[table])]
 
 
+def device_runtimes() -> list[str]:
+    """The runtimes that a device has: all but PyTorch and the double for tests."""
+    return [name for name in names("runtimes") if name not in ("torch", "reference")]
+
+
 def load(module: str, attribute: str, who: str) -> Any:
     """An attribute of one of our modules; `who` needs it, and is named where a package is missing.
 

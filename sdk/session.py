@@ -73,7 +73,23 @@ class Model:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Session(ABC):
+class Closing(ABC):
+    """A context manager that closes what it is at the end of the block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Session(Closing):
     """A model opened on one engine and device; thread-safe; a context manager that closes.
 
     `inputs` and `outputs` are tuples of TensorSpec. An engine implements `_run`, `placement` and
@@ -102,11 +118,7 @@ class Session(ABC):
             TensorError: a wrong name, dtype or shape, or NaN. SessionClosed. EngineError.
         """
         arrays = self._checked(inputs)
-        if self._serial:
-            with self._lock:
-                self._refuse_closed()
-                results = self._run(arrays, copy)
-        else:
+        with self._lock if self._serial else nullcontext():
             self._refuse_closed()
             results = self._run(arrays, copy)
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
@@ -153,7 +165,7 @@ class Session(ABC):
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
         """Call the engine on checked, contiguous arrays in the order of `inputs`."""
 
-    def _close(self) -> None:  # noqa: B027  (most engines free on garbage collection)
+    def _close(self) -> None:
         """Drop what holds the engine's memory."""
 
     def _checked(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -166,14 +178,6 @@ class Session(ABC):
     def _refuse_closed(self) -> None:
         if self._closed:
             raise SessionClosed(CLOSED)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def agreed(stated: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -13,11 +12,11 @@ from edgekit import choice
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError, ManifestError, SessionClosed
 from edgekit.images import UInt8
-from edgekit.session import Placement, Session, open_session
+from edgekit.session import Closing, Placement, Session, open_session
 from edgekit.tensors import Array
 
 
-class Task:
+class Task(Closing):
     """A bundle opened on one engine, device and precision; a context manager that closes.
 
     A task names itself, states its `Settings` (decoded from the manifest, unknown keys refused), and
@@ -95,11 +94,3 @@ class Task:
                 self._sessions[key] = session
             self._last = self._sessions[key]
             return self._last
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

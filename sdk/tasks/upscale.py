@@ -60,15 +60,15 @@ class Upscaler(Task):
         """
         image = images.as_uint8(image)
         height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
-        parts = self._tiles(self._filled(image[:, :, :3]))
-        first_tile, first = next(parts)
+        pieces = self._pieces(image[:, :, :3])
+        top, left, piece = next(pieces)
         progress()
-        if image.shape[2] == 3 and first.shape[:2] == (height, width):
-            return first
+        if image.shape[2] == 3 and piece.shape[:2] == (height, width):
+            return piece
         result = np.empty((height, width, image.shape[2]), np.uint8)
-        self._place(result, first_tile, first)
-        for tile, part in parts:
-            self._place(result, tile, part)
+        result[: piece.shape[0], : piece.shape[1], :3] = piece
+        for top, left, piece in pieces:
+            result[top : top + piece.shape[0], left : left + piece.shape[1], :3] = piece
             progress()
         if image.shape[2] == 4:
             result[:, :, 3] = _enlarge_alpha(image[:, :, 3], height, width)
@@ -76,17 +76,11 @@ class Upscaler(Task):
 
     def tiles(self, image: UInt8) -> Iterator[tuple[int, int, UInt8]]:
         """The result piece by piece: (top, left, uint8 RGB), in output pixels, row by row."""
-        image = images.as_uint8(image)[:, :, :3]
-        height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
-        for tile, part in self._tiles(self._filled(image)):
-            top, left = tile.rows.keep * self.scale, tile.columns.keep * self.scale
-            if top < height and left < width:
-                yield top, left, part[: height - top, : width - left]
+        return self._pieces(images.as_uint8(image)[:, :, :3])
 
     def tile_count(self, image: UInt8) -> int:
         """How many pieces `tiles` will give, for progress bars."""
-        height, width = (max(n, least) for n, least in zip(image.shape, self._least, strict=False))
-        return len(self._plan(height, width)[1])
+        return len(self._plan(*self._filled_size(*image.shape[:2]))[1])
 
     def info(self) -> dict[str, Any]:
         """Name, scale, sizes of tiles, and what runs where and why."""
@@ -100,12 +94,16 @@ class Upscaler(Task):
         part = image[rows.start : rows.stop, columns.start : columns.stop]
         return session, {session.inputs[0].name: self._tensor(session, part).copy()}
 
-    def _tiles(self, image: UInt8) -> Iterator[tuple[Tile, UInt8]]:
+    def _pieces(self, image: UInt8) -> Iterator[tuple[int, int, UInt8]]:
+        """What `tiles` gives, of an RGB image; what lies beyond the image's own end is cut off."""
+        height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
+        image = self._filled(image)
         window, tiles = self._plan(*image.shape[:2])
         session = self._session_of(window)
         for tile in tiles:
             part = image[tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
-            yield tile, self._crop(tile, self._run(session, part))
+            top, left = tile.rows.keep * self.scale, tile.columns.keep * self.scale
+            yield top, left, self._crop(tile, self._run(session, part))[: height - top, : width - left]
 
     def _run(self, session: Session, part: UInt8) -> UInt8:
         target = session.outputs[0]
@@ -141,17 +139,18 @@ class Upscaler(Task):
         )
         return part[rows, columns]
 
-    def _place(self, result: UInt8, tile: Tile, part: UInt8) -> None:
-        top, left = tile.rows.keep * self.scale, tile.columns.keep * self.scale
-        target = result[top : top + part.shape[0], left : left + part.shape[1], :3]
-        target[...] = part[: target.shape[0], : target.shape[1]]
-
     def _filled(self, image: UInt8) -> UInt8:
-        """The image, at least as large as the smallest file of fixed sizes that any engine has."""
-        missing = [max(0, least - have) for have, least in zip(image.shape, self._least, strict=False)]
-        if not any(missing):
-            return image
-        return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+        """The image, its edge repeated at the right and the bottom up to `_filled_size`."""
+        height, width = self._filled_size(*image.shape[:2])
+        missing = height - image.shape[0], width - image.shape[1]
+        return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else image
+
+    def _filled_size(self, height: int, width: int) -> tuple[int, int]:
+        """At least the smallest sizes that any engine's files have; and at least one window of this engine's."""
+        height, width = max(height, self._least[0]), max(width, self._least[1])
+        if not self._windows or any(w[0] <= height and w[1] <= width for w in self._windows):
+            return height, width
+        return min(((max(height, w[0]), max(width, w[1])) for w in self._windows), key=lambda size: size[0] * size[1])
 
     def _plan(self, height: int, width: int) -> tuple[tuple[int, int] | None, list[Tile]]:
         """The file's window (None where shapes are free) and the tiles over an image."""
@@ -160,7 +159,7 @@ class Upscaler(Task):
             if height * width <= self._max_tile**2:
                 return None, tiling.plan(height, width, (height, width), halo)
             return None, tiling.plan(height, width, (self._max_tile, self._max_tile), halo)
-        inside = [w for w in self._windows if w[0] <= height and w[1] <= width] or self._windows
+        inside = [w for w in self._windows if w[0] <= height and w[1] <= width]
         window = min(inside, key=lambda w: tiling.cost(height, width, w, halo))
         return window, tiling.plan(height, width, window, halo)
 

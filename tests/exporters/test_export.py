@@ -82,6 +82,18 @@ def test_loads_as_its_task(bundle: Bundle) -> None:
     assert edgekit.load(bundle, "onnxruntime")(picture).shape == (40, 60, 3)
 
 
+def test_windows_that_are_all_too_long_are_filled_up(tmp_path: Path) -> None:
+    """Two fixed sizes, neither of which lies inside a picture that is as large as the shorter sides of both."""
+    buckets = [{"height": 16, "width": 24}, {"height": 24, "width": 16}]
+    options = ExportOptions(formats=["onnx", "tflite"], buckets=buckets, task=Task("upscale", {"scale": 2, "halo": 1}))
+    bundle = edgekit.export(Small(), tmp_path / "b", [image()], dynamic=DYNAMIC, options=options)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    with edgekit.load(bundle, "litert") as fixed, edgekit.load(bundle, "onnxruntime") as free:
+        assert fixed.tile_count(picture) == 1
+        near = np.abs(fixed(picture)[:30, :30].astype(int) - free(picture)[:30, :30]).max()
+    assert near <= 1
+
+
 def test_holds_no_path_of_the_exporting_machine(bundle: Bundle) -> None:
     for path in bundle.folder.rglob("*"):
         if path.is_file():
