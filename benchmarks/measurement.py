@@ -130,7 +130,7 @@ def cases_of(
         engine = find_runtime(name)
         if not engine.installed():
             continue
-        variants = bundle.component().variants
+        variants = bundle.component(bundle.main).variants
         have = [p for p in dict.fromkeys(v.precision for v in variants) if readable(name, p, variants)]
         found += [Case(str(bundle.folder), name, "cpu", p, threads) for p in have if not precisions or p in precisions]
     return found
@@ -144,9 +144,12 @@ def sample_photo() -> Path:
 
 
 def _prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> tuple[str | None, str]:
-    """The photo at the asked size as a file for the workers, and what it is; None where there is no image task."""
+    """The photo at the asked size as a file for the workers, and what is measured; None where no image is taken."""
     if bundle.manifest.task is None:
         return None, "golden values"
+    draws: str = registry.find("tasks", bundle.manifest.task.name).draws
+    if draws:
+        return None, draws
     photo = images.read_image(options.image or sample_photo())[:, :, :3]
     if options.size is not None and photo.shape[:2] != options.size:
         height, width = options.size
@@ -190,9 +193,10 @@ def _run(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureO
 
 
 def _row(bundle: Bundle, case: Case) -> Row:
-    variant = readable(case.runtime, case.precision, bundle.component().variants)[0]
+    variant = readable(case.runtime, case.precision, bundle.component(bundle.main).variants)[0]
     quality = msgspec.to_builtins(variant.quality) if variant.quality else None
-    return Row(case, bytes=variant.bytes, quality=quality)
+    parts = [readable(case.runtime, case.precision, c.variants) for c in bundle.manifest.components.values()]
+    return Row(case, bytes=sum(found[0].bytes for found in parts if found), quality=quality)
 
 
 def _asked(worker: _Process, row: Row, command: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from edgekit.benchmarks.measurement import Report, Row
 from edgekit.choice import Choice
+from edgekit.manifest import METRICS, Quality
 
-TITLES = {"psnr_y_db": "PSNR dB", "top1_percent": "top-1 %"}
 WIDE_ONLY = ("model ms", "load ms")  # left out on terminals narrower than 100 columns
 HEAD = (
     "engine",
@@ -36,7 +36,7 @@ def cells(
 
 def _cells(report: Report, row: Row, chosen: Choice | None, quality: Mapping[tuple[str, str], str]) -> tuple[str, ...]:
     case = row.case
-    recorded = f"{row.quality['value']:.2f}" if row.quality else "–"
+    recorded = str(Quality(**row.quality)).split()[0] if row.quality else "–"
     worth = quality.get((case.runtime, case.precision), recorded)
     size = f"{row.bytes / 1024:.0f}"
     if row.error:
@@ -93,7 +93,7 @@ def table(rows: list[tuple[str, ...]], title: str, quality: str, width: int = 10
     for name in (HEAD[i] for i in shown):
         left = name in ("engine", "precision", "")
         result.add_column(
-            TITLES.get(quality, quality) if name == "quality" else name,
+            METRICS.get(quality, quality) if name == "quality" else name,
             justify="left" if left else "right",
             no_wrap=left,
         )
@@ -105,7 +105,7 @@ def table(rows: list[tuple[str, ...]], title: str, quality: str, width: int = 10
 
 def markdown(rows: list[tuple[str, ...]], quality: str) -> str:
     """The same as Markdown."""
-    head = [TITLES.get(quality, quality) if name == "quality" else name for name in HEAD]
+    head = [METRICS.get(quality, quality) if name == "quality" else name for name in HEAD]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 

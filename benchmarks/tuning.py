@@ -27,9 +27,9 @@ def tune(
 def remember(bundle: Bundle, report: Report) -> Choice:
     """Keep a report's medians of the whole task as this machine's profile of the bundle; returns what `auto` takes now."""
     rows = [
-        profile.Row("model", r.case.runtime, r.case.device, r.case.precision, r.case.threads, r.percentile(50))
+        profile.Row(bundle.main, r.case.runtime, r.case.device, r.case.precision, r.case.threads, r.percentile(50))
         for r in report.rows
         if r.model_ms and not r.error
     ]
     profile.save(bundle, rows, report.input)
-    return choice.pick(bundle, "model", "auto", "cpu", "auto", {})
+    return choice.pick(bundle, bundle.main, "auto", "cpu", "auto", {})

@@ -33,6 +33,8 @@ class Worker:
 
     def __init__(self, case: dict[str, Any], image: str | None) -> None:
         start = time.perf_counter()
+        import numpy as np
+
         import edgekit
         from edgekit import images
         from edgekit.bundle import Bundle
@@ -41,17 +43,18 @@ class Worker:
         bundle = Bundle.open(case["bundle"])
         request = {"device": case["device"], "precision": case["precision"], "threads": case["threads"]}
         self.task: Callable[[], Any] | None = None
-        if image is not None and bundle.manifest.task is not None:
+        name = bundle.main
+        if bundle.manifest.task is not None:
             task = edgekit.load(bundle, case["runtime"], **request)
             loaded = time.perf_counter()
-            picture = images.read_image(image)[:, :, :3]
+            picture = images.read_image(image)[:, :, :3] if image is not None else np.empty((0, 0, 3), np.uint8)
             session, inputs = task.example(picture)
-            self.task = lambda: task(picture)
+            self.task = lambda: task.once(picture)
         else:
-            sizes = golden_sizes(bundle)
-            session = edgekit.open_session(bundle, case["runtime"], sizes=sizes, **request)
+            sizes = golden_sizes(bundle, name)
+            session = edgekit.open_session(bundle, case["runtime"], component=name, sizes=sizes, **request)
             loaded = time.perf_counter()
-            component, golden = bundle.component(), bundle.golden()
+            component, golden = bundle.component(name), bundle.golden(name)
             inputs = feeds(session, [golden[spec.name] for spec in component.inputs], component.inputs)
         self.model: Callable[[], Any] = lambda: session.run(inputs)
         first = time.perf_counter()

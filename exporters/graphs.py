@@ -17,11 +17,12 @@ from edgekit.tensors import Array, TensorSpec
 
 @dataclass(frozen=True)
 class Graph:
-    """A module to convert, its border, and the precision that its quantization nodes give it."""
+    """A module to convert, its border, the precision of its quantization nodes, and its component's name."""
 
     module: nn.Module
     source: Source
     precision: Precision = "fp32"
+    component: str = "model"
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -47,10 +47,15 @@ class OnnxExporter(Exporter):
 
 
 def capture(graph: Graph, sizes: Mapping[str, int] | None = None) -> torch.export.ExportedProgram:
-    """torch.export of the graph's module, its named dimensions free unless `sizes` fixes them."""
+    """torch.export of the graph's module, its named dimensions free unless `sizes` fixes them.
+
+    The bounds are for the tracing alone: sides of pictures begin at 8, so that a network may halve them
+    three times without a size of 1 in between, which torch.export takes for a special case.
+    """
     sizes = sizes or {}
     names = {d for s in graph.inputs for d in s.shape if isinstance(d, str) and d not in sizes}
-    dims = {name: torch.export.Dim(name, min=2, max=2**15) for name in names}
+    sides = {d for s in graph.inputs if s.layout for d in s.shape}
+    dims = {name: torch.export.Dim(name, min=8 if name in sides else 2, max=2**15) for name in names}
     shapes = tuple(
         {axis: dims[d] for axis, d in enumerate(spec.shape) if isinstance(d, str) and d in dims}
         for spec in graph.inputs

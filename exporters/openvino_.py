@@ -24,13 +24,19 @@ class OpenVinoExporter(Exporter):
         with tempfile.TemporaryDirectory() as scratch:
             OnnxExporter().convert(graph, sizes, Path(scratch), "model")
             try:
-                with quiet():
-                    # what convert_model does, which besides reports each use to its maker over the network
-                    model = openvino.Core().read_model(Path(scratch, "model.onnx"))
-                    apply_moc_transformations(model, cf=False)
-                    openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
+                files = from_onnx(Path(scratch, "model.onnx"), folder, stem)
             except RuntimeError as error:
                 raise ExportError(
                     f"openvino: {type(graph.module).__name__} does not convert: {first_line(error)}"
                 ) from error
-        return Written((f"{stem}.xml", f"{stem}.bin"), graph.inputs, graph.outputs)
+        return Written(files, graph.inputs, graph.outputs)
+
+
+def from_onnx(source: Path, folder: Path, stem: str) -> tuple[str, str]:
+    """Write an ONNX file's graph as .xml and .bin; their names."""
+    with quiet():
+        # what convert_model does, which besides reports each use to its maker over the network
+        model = openvino.Core().read_model(source)
+        apply_moc_transformations(model, cf=False)
+        openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
+    return f"{stem}.xml", f"{stem}.bin"

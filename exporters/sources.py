@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit.errors import InputError
-from edgekit.runtimes.torch_ import TorchSession
+from edgekit.bundle import Bundle
+from edgekit.errors import BundleError, InputError
+from edgekit.runtimes.torch_ import TorchSession, load_module
 from edgekit.tensors import Array, TensorSpec, dtype_named
 
 
@@ -74,6 +75,25 @@ def from_module(
     random = np.random.default_rng(0)
     probes = [tuple(arrays), *(tuple(_shuffled(a, random) for a in arrays) for _ in range(2))]
     return Source(module, inputs, outputs, tuple(probes))
+
+
+def from_bundle(bundle: Bundle, name: str = "model") -> Source:
+    """The PyTorch source of a component whose zoo network's weights the bundle carries.
+
+    Raises:
+        BundleError: it carries none.
+    """
+    component = bundle.component(name)
+    weights = next((v for v in component.variants if v.format == "torch"), None)
+    if weights is None or component.family is None:
+        raise BundleError(
+            f"{bundle.name} has no PyTorch weights of a zoo network: pass the module again (source=…, or --source "
+            "package.module:factory)"
+        )
+    module = load_module(component.family, component.settings, bundle.model_path(weights))
+    golden = bundle.golden(name)
+    probes = (tuple(golden[s.name] for s in component.inputs),)
+    return Source(module, component.inputs, component.outputs, probes, component.family, component.settings)
 
 
 def from_factory(reference: str, weights: Path | None = None) -> nn.Module:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,26 +18,32 @@ from edgekit.bundle import Bundle
 from edgekit.errors import QuantizationError
 from edgekit.exporters import ExportOptions, convert
 from edgekit.exporters.parity import ENGINES
-from edgekit.exporters.sources import Source
+from edgekit.exporters.sources import Source, from_bundle
 from edgekit.manifest import Component, Quality, Variant
-from edgekit.quantization.metrics import Metric
-from edgekit.quantization.pt2e import QuantizedSource, layer_names, quantize_source
+from edgekit.quantization.metrics.metric import Metric
+from edgekit.quantization.pt2e import layer_names, quantize_source
 from edgekit.quantization.search import rank_layers
-from edgekit.runtimes.torch_ import load_module
 from edgekit.tensors import Array
+
+Calibration = Sequence[tuple[Array, ...]]
+T = TypeVar("T")
+EXPORTED = [format for format in ENGINES if format != "torch"]  # whose quality is measured
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """`keep_float`: patterns of layers that stay float from the start. `max_drop`: the most that int8 may lose,
-    in the metric's unit; while it loses more, the layer that errs most is returned to float, at most
-    `attempts` times. `progress` is told each step.
+    """`keep_float`: patterns of layers that stay float from the start, as "component/layer" where there are
+    several components. `max_drop`: the most that int8 may lose, in the metric's unit; while it loses more,
+    the layer that errs most is returned to float, at most `attempts` times. `formats` of the int8 files, and
+    `buckets`, the sizes of .tflite files where dimensions are free: those of the fp32 files where left out.
+    `progress` is told each step.
     """
 
     keep_float: Sequence[str] = ()
     max_drop: float | None = None
     attempts: int = 4
     formats: Sequence[str] = ()
+    buckets: Sequence[Mapping[str, int]] = ()
     progress: Callable[[str], None] = lambda step: None
 
 
@@ -51,10 +59,10 @@ class Quantized:
 
 def quantize(
     bundle: str | Path | Bundle,
-    calibration: Sequence[tuple[Array, ...]],
+    calibration: Calibration | Mapping[str, Calibration],
     metric: Metric | None = None,
     *,
-    source: Source | None = None,
+    source: Source | Mapping[str, Source] | None = None,
     out: str | Path | None = None,
     options: QuantizeOptions = QuantizeOptions(),
 ) -> Quantized:
@@ -62,38 +70,46 @@ def quantize(
 
     Args:
         bundle: a folder that `export` wrote.
-        calibration: real inputs, a tuple of arrays each; `calibration.from_photos` makes them.
+        calibration: real inputs, a tuple of arrays each, by component where there are several;
+            `calibration.from_photos` makes them.
         metric: measured for every variant, fp32 too, each on its own engine; its data are not the calibration's.
-        source: the PyTorch module, where the bundle does not carry a zoo network's weights.
+        source: the PyTorch module, where the bundle does not carry a zoo network's weights; by component
+            where there are several.
         out: the folder to write; None puts the bundle with its new files in its own place.
 
     Returns:
         The best that was found. `met` is False where the drop stayed above `max_drop`: it is kept all the same.
 
     Raises:
-        QuantizationError: no PyTorch source, no calibration data, nothing to quantize. ExportError.
+        BundleError: no PyTorch source. QuantizationError: no calibration data, nothing to quantize. ExportError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     target = _target(opened, bundle, out)
-    source = source or source_of(opened)
-    formats = tuple(options.formats) or tuple(f for f in dict.fromkeys(v.format for v in _fp32(opened)) if f != "torch")
+    if options.max_drop is not None and metric is None:
+        raise QuantizationError(f"got max_drop={options.max_drop} without a metric: pass what to measure it with")
+    names = tuple(opened.manifest.components)
+    inputs = _by_component(calibration, names, "calibration")
+    sources = (
+        {name: from_bundle(opened, name) for name in names}
+        if source is None
+        else _by_component(source, names, "source")
+    )
+    work = _Work(opened, sources, inputs, metric, options)
     keep = list(options.keep_float)
     ranked: list[str] | None = None
-    qualities: dict[tuple[str, str], Quality] = {}  # fp32 is measured once, int8 at every attempt
     best: tuple[float, Path, tuple[str, ...]] | None = None
     scratch = Path(tempfile.mkdtemp(prefix="edgekit-quantize-"))
     try:
         for attempt in range(max(1, options.attempts if options.max_drop is not None else 1)):
-            quantized = quantize_source(source, calibration, keep)
             place = scratch / str(attempt) / opened.folder.name
-            drop = _write(opened, quantized, metric, formats, place, options.progress, qualities)
+            drop = work.write(keep, place)
             options.progress(f"int8 with {len(keep)} layers in float: drop {drop:.3f}")
             if best is None or drop < best[0]:
                 best = (drop, place, tuple(keep))
             if options.max_drop is None or drop <= options.max_drop:
                 break
-            ranked = rank_layers(source, calibration) if ranked is None else ranked
-            left = [name for name in ranked if name not in keep]
+            ranked = work.ranked() if ranked is None else ranked
+            left = [name for name in ranked if not any(fnmatchcase(name, pattern) for pattern in keep)]
             if len(left) <= 1:
                 break
             keep.append(left[0])
@@ -106,101 +122,131 @@ def quantize(
     return Quantized(Bundle.open(target), best[2], best[0] if metric else None, met)
 
 
+class _Work:
+    """One quantization of a bundle, tried with more and more layers in float."""
+
+    def __init__(
+        self,
+        opened: Bundle,
+        sources: Mapping[str, Source],
+        calibration: Mapping[str, Calibration],
+        metric: Metric | None,
+        options: QuantizeOptions,
+    ) -> None:
+        self.opened, self.sources, self.calibration = opened, sources, calibration
+        self.metric, self.options = metric, options
+        first = next(iter(opened.manifest.components.values()))
+        found = dict.fromkeys(v.format for v in first.variants if v.precision == "fp32" and v.format != "torch")
+        self.formats = tuple(options.formats) or tuple(found)
+        if not self.formats:
+            raise QuantizationError(f"{opened.name} has no fp32 file but PyTorch's: name the int8 formats to write")
+        self.qualities: dict[tuple[str, str], Quality] = {}  # fp32 is measured once, int8 at every attempt
+
+    def write(self, keep: Sequence[str], place: Path) -> float:
+        """Write the bundle with int8 variants to `place`, measure it, and return the largest drop."""
+        with bundles.staged(place) as stage:
+            for entry in dict.fromkeys(self.opened.manifest.file_entries()):
+                (stage / entry.path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.opened.file(entry), stage / entry.path)
+            components = {
+                name: msgspec.structs.replace(component, variants=(*self._kept_variants(component), *made))
+                for name, component in self.opened.manifest.components.items()
+                for made in [self._converted(name, component, keep, stage)]
+            }
+            bundles.write(stage, msgspec.structs.replace(self.opened.manifest, components=components))
+        return 0.0 if self.metric is None else self._measure(Bundle.open(place), self.metric)
+
+    def ranked(self) -> list[str]:
+        """Layers of all components, the one that errs most first."""
+        noise = {
+            self._qualified(name, layer): snr
+            for name, source in self.sources.items()
+            for layer, snr in rank_layers(source, self.calibration[name]).items()
+        }
+        return sorted(noise, key=lambda layer: noise[layer])
+
+    def _qualified(self, component: str, layer: str) -> str:
+        return layer if len(self.sources) == 1 else f"{component}/{layer}"
+
+    def _kept_variants(self, component: Component) -> list[Variant]:
+        return [v for v in component.variants if not (v.precision == "int8" and v.format in self.formats)]
+
+    def _converted(self, name: str, component: Component, keep: Sequence[str], stage: Path) -> list[Variant]:
+        prefix = self._qualified(name, "")
+        of_others = [p for p in keep if prefix and p.partition("/")[0] not in self.sources]
+        if of_others:
+            raise QuantizationError(
+                f"got keep_float {of_others}: expected COMPONENT/LAYER of {', '.join(self.sources)}"
+            )
+        patterns = [p.removeprefix(prefix) for p in keep if p.startswith(prefix)]
+        quantized = quantize_source(self.sources[name], self.calibration[name], patterns)
+        found = dict.fromkeys(tuple(v.sizes.items()) for v in component.variants if v.sizes)
+        buckets = self.options.buckets or [dict(sizes) for sizes in found]
+        options = ExportOptions(buckets=buckets, progress=self.options.progress)
+        return [v for f in self.formats for v in convert(quantized.graph(f, name), f, stage, options)]
+
+    def _measure(self, bundle: Bundle, metric: Metric) -> float:
+        """The metric of every format in fp32 and int8, written to the manifest; the largest drop of int8."""
+        variants = [v for c in bundle.manifest.components.values() for v in c.variants]
+        for precision in ("fp32", "int8"):
+            for format in dict.fromkeys(
+                v.format for v in variants if v.precision == precision and v.format in EXPORTED
+            ):
+                if precision == "int8" or (format, precision) not in self.qualities:
+                    self.qualities[(format, precision)] = self._quality(bundle, metric, format, precision)
+        stated = {
+            name: msgspec.structs.replace(component, variants=tuple(map(self._stated, component.variants)))
+            for name, component in bundle.manifest.components.items()
+        }
+        bundles.write(bundle.folder, msgspec.structs.replace(bundle.manifest, components=stated))
+        return max(q.drop for (_, precision), q in self.qualities.items() if precision == "int8")
+
+    def _quality(self, bundle: Bundle, metric: Metric, format: str, precision: str) -> Quality:
+        """The worst of the engines that read the format: OpenVINO too for ONNX, where it has no files of its own."""
+        own = {v.format for c in bundle.manifest.components.values() for v in c.variants}
+        engines = [ENGINES[format], *(["openvino"] if format == "onnx" and "openvino" not in own else [])]
+        qualities = []
+        for engine in engines:
+            self.options.progress(f"{metric.name} of {format} {precision} on {engine}")
+            value = metric.value(bundle, engine, precision)
+            if not math.isfinite(value):
+                raise QuantizationError(
+                    f"{metric.name} of {format} {precision} is {value}: is the validation data real?"
+                )
+            fp32 = self.qualities.get((format, "fp32"), self.qualities.get(("onnx", "fp32")))
+            drop = metric.drop(value, fp32.value) if fp32 and precision != "fp32" else 0.0
+            qualities.append(Quality(metric.name, round(value, 4), round(drop, 4), metric.data))
+        return max(qualities, key=lambda q: q.drop)
+
+    def _stated(self, variant: Variant) -> Variant:
+        quality = self.qualities.get((variant.format, variant.precision), variant.quality)
+        return msgspec.structs.replace(variant, quality=quality)
+
+
+def _by_component(given: T | Mapping[str, T], names: Sequence[str], what: str) -> Mapping[str, T]:
+    """What is given for each component; a single component needs no name.
+
+    Raises:
+        QuantizationError: a component got none.
+    """
+    if not isinstance(given, Mapping):
+        given = {names[0]: given} if len(names) == 1 else {}
+    if set(given) != set(names):
+        raise QuantizationError(f"got {what} for {sorted(given) or 'no component by name'}: expected {list(names)}")
+    return given
+
+
 def _target(opened: Bundle, given: str | Path | Bundle, out: str | Path | None) -> Path:
     """Where to write; a bundle that ships, or lies in a .zip, is not changed in its place."""
     if out is not None:
         target = Path(out).absolute()
         bundles.refuse_other(target)
         return target
-    if opened.folder in bundles.shipped().values() or bundles.cache_folder() in opened.folder.parents:
+    place = opened.folder.resolve()
+    shipped = {folder.resolve() for folder in bundles.shipped().values()}
+    if place in shipped or bundles.cache_folder().resolve() in place.parents:
         raise QuantizationError(f"'{given}' ships with edgekit or is a .zip: name a folder to write (out=…, or -o)")
     return opened.folder
 
 
-def source_of(bundle: Bundle) -> Source:
-    """The PyTorch source of a bundle that carries a zoo network's weights.
-
-    Raises:
-        QuantizationError: it carries none.
-    """
-    component = bundle.component()
-    weights = next((v for v in component.variants if v.format == "torch"), None)
-    if weights is None or component.family is None:
-        raise QuantizationError(
-            f"{bundle.name} has no PyTorch weights of a zoo network: pass the module again (source=…, or --source "
-            "package.module:factory)"
-        )
-    module = load_module(component.family, component.settings, bundle.model_path(weights))
-    golden = bundle.golden()
-    probes = (tuple(golden[s.name] for s in component.inputs),)
-    return Source(module, component.inputs, component.outputs, probes, component.family, component.settings)
-
-
-def _write(
-    opened: Bundle,
-    quantized: QuantizedSource,
-    metric: Metric | None,
-    formats: Sequence[str],
-    place: Path,
-    progress: Callable[[str], None],
-    qualities: dict[tuple[str, str], Quality],
-) -> float:
-    """Write the bundle with int8 variants to `place`, measure it, and return the largest drop."""
-    component = opened.component()
-    buckets = list(dict.fromkeys(tuple(v.sizes.items()) for v in component.variants if v.sizes))
-    options = ExportOptions(formats=formats, buckets=[dict(b) for b in buckets], progress=progress)
-    with bundles.staged(place) as stage:
-        for entry in dict.fromkeys(opened.manifest.file_entries()):
-            (stage / entry.path).parent.mkdir(exist_ok=True)
-            shutil.copy(opened.file(entry), stage / entry.path)
-        variants = [v for v in component.variants if not (v.precision == "int8" and v.format in formats)]
-        for name in formats:
-            variants += convert(quantized.graph(name), name, stage, options)
-        _manifest(stage, opened, component, variants, {})
-    if metric is None:
-        return 0.0
-    return _measure(Bundle.open(place), component, variants, metric, progress, qualities)
-
-
-def _measure(
-    bundle: Bundle,
-    component: Component,
-    variants: list[Variant],
-    metric: Metric,
-    progress: Callable[[str], None],
-    qualities: dict[tuple[str, str], Quality],
-) -> float:
-    for precision in ("fp32", "int8"):
-        for format in dict.fromkeys(v.format for v in variants if v.precision == precision and v.format in ENGINES):
-            if precision == "fp32" and (format, precision) in qualities:
-                continue
-            progress(f"{metric.name} of {format} {precision}")
-            value = metric.value(bundle, ENGINES[format], precision)
-            if not math.isfinite(value):
-                raise QuantizationError(
-                    f"{metric.name} of {format} {precision} is {value}: is the validation data real?"
-                )
-            fp32 = qualities[(format, "fp32")].value if precision != "fp32" else value
-            drop = metric.drop(value, fp32)
-            qualities[(format, precision)] = Quality(metric.name, round(value, 4), round(drop, 4), metric.data)
-    _manifest(bundle.folder, bundle, component, variants, qualities)
-    return max(q.drop for (_, precision), q in qualities.items() if precision == "int8")
-
-
-def _manifest(
-    folder: Path,
-    bundle: Bundle,
-    component: Component,
-    variants: list[Variant],
-    qualities: dict[tuple[str, str], Quality],
-) -> None:
-    stated = [msgspec.structs.replace(v, quality=qualities.get((v.format, v.precision), v.quality)) for v in variants]
-    components = {**bundle.manifest.components, "model": msgspec.structs.replace(component, variants=tuple(stated))}
-    bundles.write(folder, msgspec.structs.replace(bundle.manifest, components=components))
-
-
-def _fp32(bundle: Bundle) -> list[Variant]:
-    return [v for v in bundle.component().variants if v.precision == "fp32"]
-
-
-__all__ = ["Metric", "QuantizeOptions", "Quantized", "layer_names", "quantize", "source_of"]
+__all__ = ["Metric", "QuantizeOptions", "Quantized", "layer_names", "quantize"]

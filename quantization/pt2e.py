@@ -59,9 +59,9 @@ class QuantizedSource:
     source: Source
     layers: tuple[str, ...]
 
-    def graph(self, format: str) -> Graph:
+    def graph(self, format: str, component: str = "model") -> Graph:
         """What the exporter of a format converts."""
-        return Graph(self.unfolded if format == "tflite" else self.folded, self.source, "int8")
+        return Graph(self.unfolded if format == "tflite" else self.folded, self.source, "int8", component)
 
 
 class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hints

@@ -53,6 +53,11 @@ class Bundle:
         return self.manifest.name
 
     @property
+    def main(self) -> str:
+        """The first component: the one that an engine is chosen by, and that a benchmark runs alone."""
+        return next(iter(self.manifest.components))
+
+    @property
     def hash(self) -> str:
         """SHA-256 of bundle.json, which holds the hashes of all else."""
         return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
@@ -95,7 +100,10 @@ class Bundle:
 
     def golden(self, component: str = "model") -> dict[str, Array]:
         """The golden arrays by tensor name: inputs whole, outputs as `golden_sample` of them."""
-        return {item.tensor: _array(self.file(item.file)) for item in self.component(component).golden}
+        described = self.component(component)
+        dtypes = {spec.name: spec.dtype for spec in (*described.inputs, *described.outputs)}
+        arrays = {item.tensor: _array(self.file(item.file)) for item in described.golden}
+        return {name: array.astype(dtypes.get(name, array.dtype), copy=False) for name, array in arrays.items()}
 
     def check_files(self) -> int:
         """Check every file of the bundle; returns how many there are."""

@@ -119,9 +119,12 @@ def _refuse(bundle: Bundle, component: str, runtime: str, precision: str, option
         raise NotInstalled("; ".join(dict.fromkeys(_missing(name) for name, _ in options)))
     have = ", ".join(sorted({f"{v.format} {v.precision}" for v in bundle.component(component).variants}))
     wanted = "int8 or fp32" if precision == "auto" else precision
+    carries = any(v.format == "torch" for v in bundle.component(component).variants)
+    builds = f"`edgekit build {bundle.name} -o DIR` makes it, or pick" if precision == "fp32" and carries else "pick"
     raise DeviceUnavailable(
         f"{bundle.name} has no {wanted} file that {'any engine' if runtime == 'auto' else runtime} opens: "
-        f"it has {have or 'none'}; pick one of these, or export or quantize to it"
+        f"it has {have or 'none'}; {builds} one of these"
+        f"{'' if builds != 'pick' else ', or export or quantize to it'}"
     )
 
 

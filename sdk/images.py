@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,27 @@ def luma(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """The BT.601 studio-range Y channel (16…235) of RGB in 0…255, as MATLAB's `rgb2ycbcr`."""
     weights = np.array([65.481, 128.553, 24.966]) / 255.0
     return np.asarray(16.0 + image[..., :3].astype(np.float64) @ weights, dtype=np.float64)
+
+
+def middle(image: UInt8, height: int, width: int) -> UInt8:
+    """The image's middle, as large as the aspect allows, shrunk (antialiased bicubic) to height × width."""
+    factor = min(image.shape[0] / height, image.shape[1] / width)
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+    top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+    part = image[top : top + rows, left : left + columns]
+    return np.ascontiguousarray(part) if part.shape[:2] == (height, width) else resize_bicubic(part, height, width)
+
+
+def sheet(pictures: Sequence[UInt8], columns: int = 10, enlarge: int = 2, gap: int = 2) -> UInt8:
+    """Pictures of one size, in rows of `columns`, each pixel repeated `enlarge` times, on a grey ground: uint8 RGB."""
+    rgb = [np.broadcast_to(as_uint8(p)[:, :, :3], (*p.shape[:2], 3)) for p in pictures]
+    height, width = (n * enlarge for n in rgb[0].shape[:2])
+    rows = -(-len(rgb) // columns)
+    ground = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 128, np.uint8)
+    for index, picture in enumerate(rgb):
+        top, left = (n * (side + gap) + gap for n, side in zip(divmod(index, columns), (height, width), strict=True))
+        ground[top : top + height, left : left + width] = picture.repeat(enlarge, 0).repeat(enlarge, 1)
+    return ground
 
 
 def psnr_y(image: UInt8, truth: UInt8, shave: int = 0) -> float:

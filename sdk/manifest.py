@@ -21,6 +21,17 @@ Format = Literal["onnx", "openvino", "tflite", "torch", "reference"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights"]
 
 
+METRICS = {  # how people write them
+    "psnr_y_db": "dB PSNR",
+    "psnr_db": "dB PSNR",
+    "top1_percent": "% top-1",
+    "recognised_percent": "% recognised",
+    "ssim": "SSIM",
+    "nats_per_char": "nats/char",
+    "velocity_mse": "velocity MSE",
+}
+
+
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Immutable; unknown keys are refused, defaults are not written."""
 
@@ -41,6 +52,11 @@ class Quality(_Strict, frozen=True):
     drop: float
     data: str
 
+    def __str__(self) -> str:
+        """ "37.30 dB PSNR", with as many digits as tell two variants apart."""
+        digits = 2 if abs(self.value) >= 10 else 4
+        return f"{self.value:.{digits}f} {METRICS.get(self.metric, self.metric)}"
+
 
 class Parity(_Strict, frozen=True):
     """The variant's outputs against PyTorch in fp32: largest absolute error, and SNR in dB (999 = equal)."""
@@ -58,7 +74,7 @@ class Variant(_Strict, frozen=True):
     files: Annotated[tuple[FileEntry, ...], Meta(min_length=1)]
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Annotated[int, Meta(ge=1, le=2**15)]] = {}
     parity: Parity | None = None
     quality: Quality | None = None
 

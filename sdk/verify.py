@@ -26,6 +26,7 @@ EQUAL_DB = 999.0
 class Verdict:
     """One variant on one engine: `ok` None where nothing could be compared, with the reason in `note`."""
 
+    component: str
     runtime: str
     variant: Variant
     ok: bool | None
@@ -45,7 +46,7 @@ def verify(bundle: Bundle) -> Iterator[Verdict]:
         for engine in registry.names("runtimes"):
             for variant in component.variants:
                 if variant in readable(engine, variant.precision, component.variants):
-                    yield Verdict(engine, variant, *_tried(bundle, name, component, golden, engine, variant))
+                    yield Verdict(name, engine, variant, *_tried(bundle, name, component, golden, engine, variant))
 
 
 def golden_sizes(bundle: Bundle, component: str = "model") -> dict[str, int]:

@@ -9,7 +9,7 @@ nearest-neighbour enlargement of the input (the anchor), which stays float when 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,13 @@ import torch.nn.functional as F
 from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 
-from edgekit.images import UInt8, photos, resize_bicubic
+from edgekit.bundle import Bundle
+from edgekit.images import UInt8, photos, resize_bicubic, sheet
 from edgekit.manifest import Task
+from edgekit.tasks import load
 from edgekit.tensors import TensorSpec
-from edgekit.zoo.training import Checkpoint, ZooRecipe, update_average
+from edgekit.zoo.recipe import Place, Trained, ZooRecipe, publish
+from edgekit.zoo.training import Checkpoint, update_average
 
 if TYPE_CHECKING:  # the converters are imported by `build` alone: a session of this network needs none
     from edgekit.exporters import Source
@@ -223,26 +226,38 @@ def _to_tensor(images: list[np.ndarray]) -> Tensor:
 
 
 def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
-    """The whole recipe: train, export to three formats, quantize, measure on Set5, write the bundle to `out`."""
-    from edgekit.exporters import ExportOptions, export
-    from edgekit.quantization import QuantizeOptions, calibration, quantize
-    from edgekit.quantization.metrics import UpscalePsnr
+    """Train, and publish with the quality on Set5."""
+    from edgekit.quantization import calibration
+    from edgekit.quantization.metrics.pictures import UpscalePsnr
 
     net = train(data, runs, recipe)
     crops_of = calibration.from_photos(data / "bsds_train.zip", image_specs(recipe.scale)[0], count=64, side=128)
-    source = net_source(net, probes=[arrays[0] for arrays in crops_of[::16]])
-    options = ExportOptions(
-        buckets=BUCKETS[recipe.scale],
-        task=Task("upscale", {"scale": recipe.scale, "halo": net.halo}),
-        summary=f"Super-resolution ×{recipe.scale}, {sum(p.numel() for p in net.parameters()):,} parameters",
-        licence="Apache-2.0",
-        provenance={"recipe": "zoo/super_resolution.py", "settings": asdict(recipe), "data": DATA},
-        progress=progress,
-    )
-    bundle = export(source, out, options=options)
     set5 = UpscalePsnr.of_photos(data / "set5.zip", recipe.scale, "Set5")
-    progress(f"bicubic gives {set5.bicubic():.2f} dB on {set5.data}")
-    return quantize(bundle, crops_of, set5, out=out, options=QuantizeOptions(max_drop=0.15, progress=progress))
+    trained = Trained(
+        {"model": net_source(net, probes=[arrays[0] for arrays in crops_of[::16]])},
+        Task("upscale", {"scale": recipe.scale, "halo": net.halo}),
+        f"Super-resolution ×{recipe.scale}, {sum(p.numel() for p in net.parameters()):,} parameters",
+        DATA,
+        {"model": crops_of},
+        set5,
+        max_drop=0.15,
+        sheet=lambda bundle: comparison(bundle, set5.pairs),
+        figures=lambda bundle: {"bicubic_psnr_y_db": round(set5.bicubic(), 2)},
+        buckets=BUCKETS[recipe.scale],
+    )
+    return publish(f"sr-x{recipe.scale}", trained, recipe, Place(runs, out, progress))
+
+
+def comparison(bundle: Bundle, pairs: Sequence[Pair], side: int = 160) -> UInt8:
+    """For each photo its middle enlarged bicubically, by the network in fp32 and in int8, and the photo itself."""
+    with load(bundle, precision="fp32") as exact, load(bundle, precision="int8") as small:
+        rows = [(resize_bicubic(low, *high.shape[:2]), exact(low), small(low), high) for low, high in pairs]
+    return sheet([_middle(picture, side) for row in rows for picture in row], columns=4, enlarge=1)
+
+
+def _middle(picture: UInt8, side: int) -> UInt8:
+    top, left = ((n - side) // 2 for n in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
 
 
 def net_source(net: SuperResolution, probes: list[np.ndarray]) -> Source:

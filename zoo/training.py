@@ -1,25 +1,23 @@
-"""What every recipe shares: a resumable state of networks, averages and optimizer, and a seeded loop."""
+"""What every training shares: a resumable state of networks, averages and optimizer, with the time it took."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgekit.errors import InputError
 
-if TYPE_CHECKING:
-    from edgekit.quantization import Quantized
-
 
 @dataclass
 class Checkpoint:
-    """State dicts by name and the step they are of, written whole or not at all.
+    """State dicts by name, the step they are of and the seconds it took, written whole or not at all.
 
     `recipe` is compared on resuming: a checkpoint of another recipe is refused.
     """
@@ -28,6 +26,8 @@ class Checkpoint:
     recipe: Mapping[str, Any]
     parts: Mapping[str, Any]
     every_s: float = 60.0
+    seconds: float = 0.0  # of training before this run
+    _began: float = field(default_factory=time.monotonic)
     _saved: float = field(default_factory=time.monotonic)
 
     def resume(self) -> int:
@@ -46,6 +46,7 @@ class Checkpoint:
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+        self.seconds = state.get("seconds", 0.0)
         return int(state["step"])
 
     def save(self, step: int, last: bool = False) -> bool:
@@ -54,18 +55,27 @@ class Checkpoint:
             return False
         states = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
-        torch.save({"recipe": dict(self.recipe), "step": step, **states}, partial)
-        partial.replace(self.path)
         self._saved = time.monotonic()
+        seconds = self.seconds + self._saved - self._began
+        torch.save({"recipe": dict(self.recipe), "step": step, "seconds": seconds, **states}, partial)
+        partial.replace(self.path)
         return True
 
 
-@dataclass(frozen=True)
-class ZooRecipe:
-    """A bundle of the zoo as `edgekit train NAME` makes it: `build(data, runs, out, recipe, progress)`."""
+def training_seconds(runs: Path, name: str, stages: Sequence[str] = ()) -> float:
+    """Seconds that the checkpoints of a recipe, NAME.pt and NAME-STAGE.pt, took to train, interruptions left out."""
+    paths = [
+        path for path in (runs / f"{part}.pt" for part in (name, *(f"{name}-{s}" for s in stages))) if path.exists()
+    ]
+    return sum(float(torch.load(p, weights_only=True, mmap=True).get("seconds", 0.0)) for p in paths)
 
-    recipe: Any
-    build: Callable[[Path, Path, Path, Any, Callable[[str], None]], Quantized]
+
+def fingerprint(net: nn.Module) -> str:
+    """Twelve letters that name these weights: a later stage is resumed only where it began from the same."""
+    digest = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        digest.update(name.encode() + value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 @torch.no_grad()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from edgekit import images
 from edgekit.bundle import Bundle
-from edgekit.errors import EngineError, InputError
+from edgekit.errors import InputError, ManifestError
 from edgekit.images import UInt8
 from edgekit.session import Session
 from edgekit.tasks.task import Task
@@ -20,9 +21,9 @@ from edgekit.tensors import Array
 class ClassifySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`labels` in the order of the logits; `height` and `width` of the image that the network takes."""
 
-    labels: tuple[str, ...]
-    height: int
-    width: int
+    labels: Annotated[tuple[str, ...], Meta(min_length=1)]
+    height: Annotated[int, Meta(ge=1, le=4096)]
+    width: Annotated[int, Meta(ge=1, le=4096)]
 
 
 class Label(NamedTuple):
@@ -45,16 +46,17 @@ class Classifier(Task):
     def __init__(self, bundle: Bundle, runtime: str = "auto", **request: Any) -> None:
         """As `edgekit.load`."""
         super().__init__(bundle, runtime, **request)
+        self._check()
         self._session()  # errors come here, not with the first image
 
     def __call__(self, image: UInt8, top_k: int = 5) -> list[Label]:
         """The `top_k` likeliest labels.
 
         Raises:
-            ImageError: not an image array. InputError: top_k below 1.
+            ImageError: not an image array. InputError: top_k is no whole number from 1.
         """
-        if top_k < 1:
-            raise InputError(f"got top_k={top_k}: expected 1 or more")
+        if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
+            raise InputError(f"got top_k={top_k!r}: expected a whole number, 1 or more")
         logits = self.logits(image)
         exponentials = np.exp(logits - logits.max())
         probabilities = exponentials / exponentials.sum()
@@ -65,14 +67,11 @@ class Classifier(Task):
         """The network's own output for one image: float32, one value a label.
 
         Raises:
-            EngineError: the model gives NaN.
+            EngineError: the model gives NaN or infinity.
         """
         session, inputs = self.example(image)
         result: npt.NDArray[np.float32] = session.run(inputs)[session.outputs[0].name][0]
-        if np.isnan(result).any():
-            raise EngineError(
-                f"{self.bundle.name} gave NaN: try precision='fp32', or `edgekit verify {self.bundle.name}`"
-            )
+        self._require_finite(result, session.outputs[0].name)
         return result
 
     def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
@@ -83,13 +82,26 @@ class Classifier(Task):
 
     def prepared(self, image: UInt8) -> UInt8:
         """The image as the network sees it: its middle, at the network's size."""
-        image = images.as_uint8(image)[:, :, :3]
-        height, width = self.settings.height, self.settings.width
-        factor = min(image.shape[0] / height, image.shape[1] / width)
-        rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
-        top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
-        middle = image[top : top + rows, left : left + columns]
-        if middle.shape[:2] == (height, width):
-            return np.ascontiguousarray(middle)
-        shrunk: UInt8 = images.resize_bicubic(middle, height, width)
-        return shrunk
+        return images.middle(images.as_uint8(image)[:, :, :3], self.settings.height, self.settings.width)
+
+    def _check(self) -> None:
+        """Refuse settings that do not fit the graph.
+
+        Raises:
+            ManifestError.
+        """
+        component, settings = self.bundle.component(), self.settings
+        image, logits = component.inputs[0], component.outputs[0]
+        shape, expected = image.in_layout("NCHW").shape, (1, 3, settings.height, settings.width)
+        if len(shape) != 4 or any(
+            isinstance(size, int) and size != given for size, given in zip(shape, expected, strict=True)
+        ):
+            raise ManifestError(
+                f"{self.bundle.name}: the settings of task 'classify' have images of {settings.height} × "
+                f"{settings.width}, the graph takes {image}: export the bundle again"
+            )
+        if len(logits.shape) != 2 or logits.shape[-1] != len(settings.labels):
+            raise ManifestError(
+                f"{self.bundle.name}: the settings of task 'classify' have {len(settings.labels)} labels, "
+                f"the graph gives {logits}: export the bundle again"
+            )

@@ -7,24 +7,30 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 
 from edgekit import choice
 from edgekit.bundle import Bundle
-from edgekit.errors import InputError, ManifestError, SessionClosed
+from edgekit.errors import EngineError, ManifestError, SessionClosed
 from edgekit.images import UInt8
+from edgekit.manifest import Variant
 from edgekit.session import Closing, Placement, Session, open_session
 from edgekit.tensors import Array
+from edgekit.verify import feeds, golden_sizes
 
 
 class Task(Closing):
     """A bundle opened on one engine, device and precision; a context manager that closes.
 
-    A task names itself, states its `Settings` (decoded from the manifest, unknown keys refused), and
-    calls `_session` for a session of the sizes that it needs. Thread-safe.
+    A task names itself, states its `Settings` (decoded from the manifest, unknown keys refused) and the
+    `components` that it runs, and calls `_session` for a session of the sizes that it needs. All components
+    run on the engine and in the precision that the first is given. Thread-safe.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[Any]]
+    components: ClassVar[tuple[str, ...]] = ("model",)
+    draws: ClassVar[str] = ""  # what `once` makes, where the task takes no image: "one image", "32 tokens"
 
     def __init__(
         self,
@@ -42,8 +48,10 @@ class Task(Closing):
             raise ManifestError(f"{bundle.name}: the settings of task '{self.name}' are wrong: {error}") from error
         self.bundle = bundle
         self._device = device
-        self._picked = choice.pick(bundle, "model", runtime, device, precision, {}, threads)
-        self._sessions: dict[tuple[tuple[str, int], ...], Session] = {}
+        for component in self.components:
+            bundle.component(component)
+        self._picked = choice.pick(bundle, self.components[0], runtime, device, precision, {}, threads)
+        self._sessions: dict[tuple[str, tuple[tuple[str, int], ...]], Session] = {}
         self._last: Session | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -58,15 +66,27 @@ class Task(Closing):
             "placement": msgspec.to_builtins(self.placement()),
         }
 
+    @property
+    def variant(self) -> Variant:
+        """The form of the first component that runs, with its quality and parity."""
+        return self._picked.variant
+
     def placement(self) -> Placement:
         """Where the model ran last, read from the engine."""
         session = self._last
         assert session is not None  # every task opens one when it is made
         return session.placement()
 
+    def once(self, image: UInt8) -> Any:
+        """The task done once, as a benchmark times it; what takes no image draws with a fixed seed instead."""
+        return self(image)  # type: ignore[operator]  # every task that takes an image is called with it
+
     def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
-        """The session and the tensors that it gets for an image, or for one tile of it: what a benchmark times."""
-        raise InputError(f"task '{self.name}' takes no image")
+        """A session and the tensors it gets, as a benchmark times it: for an image, one tile of it, or golden values."""
+        name = self.components[0]
+        session, golden = self._session(golden_sizes(self.bundle, name), name), self.bundle.golden(name)
+        inputs = self.bundle.component(name).inputs
+        return session, feeds(session, [golden[spec.name] for spec in inputs], inputs)
 
     def close(self) -> None:
         """Free the engine's memory."""
@@ -75,9 +95,36 @@ class Task(Closing):
             for session in self._sessions.values():
                 session.close()
 
-    def _session(self, sizes: Mapping[str, int] | None = None) -> Session:
-        """The session for these sizes of the free dimensions, opened on first use."""
-        key = tuple(sorted((sizes or {}).items()))
+    def _answer(self, inputs: Mapping[str, Array], component: str = "model") -> dict[str, Array]:
+        """What a component makes of its inputs, by name; every value is finite.
+
+        Raises:
+            EngineError: NaN or infinity came out.
+        """
+        outputs = self._session(component=component).run(inputs)
+        for name, array in outputs.items():
+            self._require_finite(array, name)
+        return outputs
+
+    def _require_finite(self, array: Array, name: str) -> None:
+        """Refuse what a model gives beyond numbers.
+
+        Raises:
+            EngineError.
+        """
+        flat = array.reshape(-1)
+        if array.dtype.kind == "f" and not np.isfinite(np.dot(flat, flat)) and not np.isfinite(array).all():
+            kind = "NaN" if np.isnan(array).any() else "infinity"
+            running = self._picked.variant.precision
+            remedy = "" if running == "fp32" else "try precision='fp32', or "
+            raise EngineError(
+                f"{self.bundle.name} gave {kind} in '{name}' ({self._picked.runtime} {running}): {remedy}see what "
+                f"`edgekit verify {self.bundle.name}` says"
+            )
+
+    def _session(self, sizes: Mapping[str, int] | None = None, component: str = "model") -> Session:
+        """The session of a component for these sizes of the free dimensions, opened on first use."""
+        key = (component, tuple(sorted((sizes or {}).items())))
         with self._lock:
             if self._closed:
                 raise SessionClosed(f"{self.bundle.name} was closed: load it again with edgekit.load(…)")
@@ -88,6 +135,7 @@ class Task(Closing):
                     device=self._device,
                     precision=self._picked.variant.precision,
                     threads=self._picked.threads,
+                    component=component,
                     sizes=sizes,
                 )
                 session.why = self._picked.why

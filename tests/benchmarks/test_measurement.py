@@ -90,7 +90,7 @@ def test_an_error_of_the_engine_is_a_row(tmp_path: Path) -> None:
 
 def test_a_damaged_bundle_is_not_measured(tmp_path: Path) -> None:
     folder = shutil.copytree(shipped()["sr-x2"], tmp_path / "sr-x2")
-    (folder / "model-int8.bin").write_bytes(b"damaged")
+    (folder / "model-int8.onnx").write_bytes(b"damaged")
     with pytest.raises(HashMismatch, match="model-int8"):
         tune(folder, options=QUICK)
 

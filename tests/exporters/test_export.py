@@ -177,7 +177,8 @@ def test_a_module_that_works_in_place_spoils_no_input(tmp_path: Path) -> None:
     array = image()
     bundle = edgekit.export(InPlace(), tmp_path / "b", [array], options=ExportOptions(formats=["onnx"]))
     np.testing.assert_array_equal(array, image())
-    np.testing.assert_array_equal(bundle.golden()["image"], image())
+    stored = image().astype(np.float16).astype(np.float32)  # golden inputs are rounded to what float16 holds
+    np.testing.assert_array_equal(bundle.golden()["image"], stored)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])

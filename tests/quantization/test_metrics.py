@@ -7,7 +7,8 @@ import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError
-from edgekit.quantization.metrics import Metric, UpscalePsnr, degrade
+from edgekit.quantization.metrics.metric import Metric
+from edgekit.quantization.metrics.pictures import UpscalePsnr, degrade
 
 
 class Loss(Metric):

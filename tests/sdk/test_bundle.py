@@ -479,8 +479,8 @@ def test_a_changed_byte_in_any_file_of_a_variant_is_found_on_opening(path: str, 
 
 def test_a_variant_must_list_its_weights() -> None:
     manifest = msgspec.json.decode((Bundle.open("sr-x2").folder / "bundle.json").read_bytes())
-    for variant in manifest["components"]["model"]["variants"]:
-        variant["files"] = variant["files"][:1]
+    first = manifest["components"]["model"]["variants"][0]["files"][0]
+    first["path"] = "model-fp32.xml"
     with pytest.raises(ManifestError, match=r"does not list the weights \(\.bin\) of 'model-fp32\.xml'"):
         manifests.decode(msgspec.json.encode(manifest), "bundle.json")
 

@@ -54,8 +54,9 @@ def test_takes_any_image(bundle: Bundle, photo: np.ndarray) -> None:
             assert len(classify(image, top_k=2)) == 2
         with pytest.raises(ImageError):
             classify(np.zeros((3, 4, 5, 6), np.uint8))
-        with pytest.raises(InputError, match="top_k=0"):
-            classify(photo, top_k=0)
+        for top_k in (0, 2.0, True, "3"):
+            with pytest.raises(InputError, match=f"top_k={top_k!r}"):
+                classify(photo, top_k=top_k)  # type: ignore[arg-type]
 
 
 def test_sees_the_middle(bundle: Bundle) -> None:
@@ -68,9 +69,18 @@ def test_sees_the_middle(bundle: Bundle) -> None:
 def test_settings_are_strict(bundle: Bundle, tmp_path: Path) -> None:
     import msgspec
 
-    wrong = msgspec.structs.replace(bundle.manifest, task=Task("classify", {**SETTINGS, "colour": 1}))
-    with pytest.raises(ManifestError, match="colour"):
-        edgekit.load(Bundle(bundle.folder, wrong))
+    changes: list[tuple[dict[str, object], str]] = [
+        ({"colour": 1}, "colour"),
+        ({"height": 0}, "height"),
+        ({"width": 12_000}, "width"),
+        ({"height": 33}, "images of 33 × 32, the graph takes float32 1 × 3 × 32 × 32"),
+        ({"labels": []}, "labels"),
+        ({"labels": ["cat"]}, "1 labels, the graph gives float32 1 × 3"),
+    ]
+    for change, message in changes:
+        wrong = msgspec.structs.replace(bundle.manifest, task=Task("classify", {**SETTINGS, **change}))
+        with pytest.raises(ManifestError, match=message):
+            edgekit.load(Bundle(bundle.folder, wrong))
 
 
 def test_an_int8_border_is_hidden(photo: np.ndarray) -> None:

@@ -13,7 +13,7 @@ import torch
 from edgekit.bundle import Bundle, shipped
 from edgekit.errors import InputError
 from edgekit.images import write_image
-from edgekit.quantization.metrics import UpscalePsnr
+from edgekit.quantization.metrics.pictures import UpscalePsnr
 from edgekit.zoo.super_resolution import Recipe, SuperResolution, TrainingNet, crops, nearest, photo_pairs, train
 
 TINY = Recipe(scale=2, channels=16, blocks=1, wide=24, steps=6, batch=2, patch=16, float_tail=0.5)

@@ -1,0 +1,70 @@
+"""Completion: the forms that a shipped bundle leaves out, made from its weights and its int8 ONNX files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from edgekit import bundle as bundles
+from edgekit import manifest as manifests
+from edgekit.bundle import Bundle
+from edgekit.exporters import FORMATS, ExportOptions, compared, convert
+from edgekit.exporters.graphs import Graph
+from edgekit.exporters.openvino_ import from_onnx
+from edgekit.exporters.sources import from_bundle
+from edgekit.manifest import Variant
+
+
+def complete(
+    source: str | Path | Bundle,
+    out: str | Path,
+    formats: Sequence[str] = FORMATS,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Write a bundle with every fp32 file of these formats, and OpenVINO's own int8 files, to the folder `out`.
+
+    fp32 files are converted from the PyTorch weights that the bundle carries; OpenVINO's int8 files hold the
+    int8 ONNX file's numbers. Each new file is run in its engine and compared. No data is needed.
+
+    Raises:
+        BundleError: it carries no weights. ExportError, ParityError: a conversion failed; nothing is written.
+    """
+    opened = source if isinstance(source, Bundle) else Bundle.open(source)
+    out = Path(out).absolute()
+    manifests.check_name(out.name)
+    options = ExportOptions(formats=formats, progress=progress)
+    with bundles.staged(out) as stage:
+        for entry in dict.fromkeys(opened.manifest.file_entries()):
+            (stage / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(opened.file(entry), stage / entry.path)
+        components = {
+            name: msgspec.structs.replace(component, variants=(*component.variants, *made))
+            for name, component in opened.manifest.components.items()
+            for made in [_missing(opened, name, stage, options)]
+        }
+        bundles.write(stage, msgspec.structs.replace(opened.manifest, name=out.name, components=components))
+    return Bundle.open(out)
+
+
+def _missing(bundle: Bundle, name: str, stage: Path, options: ExportOptions) -> list[Variant]:
+    """Convert what a component has no file of."""
+    component, source = bundle.component(name), from_bundle(bundle, name)
+    sizes = dict.fromkeys(tuple(v.sizes.items()) for v in component.variants if v.sizes)
+    options = replace(options, buckets=[dict(bucket) for bucket in sizes])
+    have = {(v.format, v.precision) for v in component.variants}
+    made: list[Variant] = []
+    for format in options.formats:
+        if (format, "fp32") not in have:
+            made += convert(Graph(source.module, source, component=name), format, stage, options)
+    if "openvino" in options.formats and ("onnx", "int8") in have and ("openvino", "int8") not in have:
+        int8 = next(v for v in component.variants if (v.format, v.precision) == ("onnx", "int8"))
+        options.progress(f"openvino int8 of {int8.path}")
+        files = from_onnx(bundle.model_path(int8), stage, f"{name}-int8")
+        entries = tuple(bundles.file_entry(stage, file) for file in files)
+        graph = Graph(source.module, source, "int8", name)
+        made.append(compared(Variant(format="openvino", precision="int8", files=entries), graph, stage, options))
+    return made

@@ -1,0 +1,1 @@
+"""Metrics: what a task's results are worth; one file a kind of result."""
