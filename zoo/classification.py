@@ -1,4 +1,4 @@
-"""Image classification on CIFAR-10: a plain 3×3 network trained with RepVGG blocks, and its recipe.
+"""Image classification: a plain 3×3 network trained with RepVGG blocks, and its recipes for CIFAR-10 and MNIST.
 
 Every block trains as a 3×3 convolution, a 1×1 convolution and an identity, each with batch
 normalization (Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again"); they are folded to
@@ -14,23 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 
+from edgekit.bundle import Bundle
 from edgekit.errors import InputError
-from edgekit.images import UInt8, decode_image, to_tensor
+from edgekit.images import UInt8, as_uint8, decode_image, sheet, to_tensor
 from edgekit.manifest import Task
+from edgekit.tasks import load
 from edgekit.tensors import TensorSpec
-from edgekit.zoo.training import Checkpoint, ZooRecipe, update_average
+from edgekit.zoo import digits
+from edgekit.zoo.recipe import Place, Trained, ZooRecipe, publish
+from edgekit.zoo.training import Checkpoint, update_average
 
 if TYPE_CHECKING:
     from edgekit.quantization import Quantized
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WIDTHS = "32 32 64/2 64 64 128/2 128 128 128"  # one 3×3 convolution each; /2 halves the size
-DATA = "CIFAR-10 (Krizhevsky 2009), re-encoded as JPEG: 50,000 to train, 10,000 to test"
+Labelled = tuple[UInt8, npt.NDArray[np.int64]]
 
 
 class PlainNet(nn.Module):
@@ -46,11 +51,15 @@ class PlainNet(nn.Module):
         self.head = nn.Linear(inputs, classes)
 
     def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(image))
+        return logits
+
+    def features(self, image: Tensor) -> Tensor:
+        """The vector that the last layer decides on, batch × channels: what Fréchet distances are measured in."""
         x = image
         for layer in self.layers:
             x = F.relu(layer(x))
-        logits: Tensor = self.head(x.mean((2, 3)))
-        return logits
+        return x.mean((2, 3))
 
 
 class RepBlock(nn.Module):
@@ -130,6 +139,8 @@ def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class Recipe:
     """Everything that decides the trained weights."""
 
+    name: str = "cifar-cnn"
+    images: str = "cifar10"  # one of SETS
     widths: str = WIDTHS
     epochs: int = 18
     batch: int = 256
@@ -138,10 +149,13 @@ class Recipe:
     weight_decay: float = 5e-4
     smoothing: float = 0.1
     ema: float = 0.998
+    shift: int = 4  # pixels, at most, to every side
+    flips: bool = True
+    turn: float = 0.0  # degrees, at most, to either side
     seed: int = 0
 
 
-def load_split(data: Path, split: str) -> tuple[UInt8, np.ndarray]:
+def load_split(data: Path, split: str) -> Labelled:
     """Images, count × 32 × 32 × 3, and labels of "train" or "test" from cifar10.zip."""
     with zipfile.ZipFile(data / "cifar10.zip") as archive:
         names = sorted(n for n in archive.namelist() if f"{split}/" in n and n.endswith(".jpg"))
@@ -151,53 +165,89 @@ def load_split(data: Path, split: str) -> tuple[UInt8, np.ndarray]:
     return images, np.array([LABELS.index(name.split("/")[-2]) for name in names])
 
 
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images: `load(data, "train" or "test")` gives count × 32 × 32 × (1 or 3) in uint8."""
+
+    title: str
+    about: str
+    labels: tuple[str, ...]
+    load: Callable[[Path, str], Labelled]
+
+
+SETS = {
+    "cifar10": ImageSet(
+        "CIFAR-10",
+        "CIFAR-10 (Krizhevsky 2009), re-encoded as JPEG: 50,000 to train, 10,000 to test",
+        LABELS,
+        load_split,
+    ),
+    "mnist": ImageSet("MNIST", digits.DATA, digits.LABELS, digits.load_digits),
+}
+
+
 def train(data: Path, runs: Path, recipe: Recipe) -> PlainNet:
-    """Train on cifar10.zip; returns the averaged network, folded. Resumes from its checkpoint in `runs`."""
+    """Train on the recipe's images; returns the averaged network, folded. Resumes from its checkpoint in `runs`."""
     torch.manual_seed(recipe.seed)
-    net, average = TrainingNet(recipe.widths), TrainingNet(recipe.widths)
+    images, labels = SETS[recipe.images].load(data, "train")
+    classes = len(SETS[recipe.images].labels)
+    net, average = TrainingNet(recipe.widths, classes), TrainingNet(recipe.widths, classes)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     average.load_state_dict(net.state_dict())
     optimizer = torch.optim.SGD(_groups(net, recipe), lr=0.1, momentum=0.9, nesterov=True)
     checkpoint = Checkpoint(
-        runs / "cifar-cnn.pt", asdict(recipe), {"net": net, "average": average, "optimizer": optimizer}
+        runs / f"{recipe.name}.pt", asdict(recipe), {"net": net, "average": average, "optimizer": optimizer}
     )
-    images, labels = load_split(data, "train")
     per_epoch = len(images) // recipe.batch
     total, done = recipe.epochs * per_epoch, checkpoint.resume()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
-        bar = progress.add_task("cifar-cnn", total=total, completed=done)
+        bar = progress.add_task(recipe.name, total=total, completed=done)
         for step, (batch, truth) in batches(images, labels, recipe, start=done):
             loss = _step(net, optimizer, batch, truth, recipe, step / total)
             update_average(average, net, step, recipe.ema)
-            progress.update(bar, completed=step + 1, description=f"cifar-cnn loss {loss:.3f}")
+            progress.update(bar, completed=step + 1, description=f"{recipe.name} loss {loss:.3f}")
             if checkpoint.save(step + 1, last=step + 1 == total) and not progress.console.is_terminal:
-                progress.console.print(f"cifar-cnn step {step + 1} of {total}, loss {loss:.3f}")
+                progress.console.print(f"{recipe.name} step {step + 1} of {total}, loss {loss:.3f}")
     settle_norms(average, images)
     return average.plain()
 
 
 def batches(
-    images: UInt8, labels: np.ndarray, recipe: Recipe, start: int = 0
+    images: UInt8, labels: npt.NDArray[np.int64], recipe: Recipe, start: int = 0
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """Shuffled batches under flips and shifts of up to four pixels; step n is the same in every run."""
-    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
+    """Shuffled batches, shifted, flipped and turned as the recipe says; step n is the same in every run."""
+    margin, side = recipe.shift, images.shape[1]
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="reflect")
     per_epoch = len(images) // recipe.batch
     for step in range(start, recipe.epochs * per_epoch):
         epoch, index = divmod(step, per_epoch)
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(images))
         picked = order[index * recipe.batch : (index + 1) * recipe.batch]
         random = np.random.default_rng((recipe.seed, epoch, index))
-        y, x = random.integers(0, 9, (2, recipe.batch))
-        rows, columns = y[:, None, None] + np.arange(32)[:, None], x[:, None, None] + np.arange(32)
+        y, x = random.integers(0, 2 * margin + 1, (2, recipe.batch))
+        rows, columns = y[:, None, None] + np.arange(side)[:, None], x[:, None, None] + np.arange(side)
         crops = padded[picked[:, None, None], rows, columns]
-        flipped = random.random(recipe.batch) < 0.5
-        crops[flipped] = crops[flipped, :, ::-1]
-        yield step, (to_batch(crops), torch.from_numpy(labels[picked]))
+        if recipe.flips:
+            flipped = random.random(recipe.batch) < 0.5
+            crops[flipped] = crops[flipped, :, ::-1]
+        batch = to_batch(crops)
+        if recipe.turn:
+            batch = turned(batch, random.uniform(-recipe.turn, recipe.turn, recipe.batch))
+        yield step, (batch, torch.from_numpy(labels[picked]))
 
 
 def to_batch(images: UInt8) -> Tensor:
-    """count × height × width × 3 in 0…255 → count × 3 × height × width in 0…1, channels last in memory."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255.0)
+    """count × height × width × (1 or 3) in 0…255 → count × 3 × height × width in 0…1, channels last in memory."""
+    return torch.tensor(images).expand(-1, -1, -1, 3).permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def turned(batch: Tensor, degrees: npt.NDArray[np.float64]) -> Tensor:
+    """Each image of a batch turned about its middle, black where it had no pixels."""
+    angles = torch.from_numpy(np.radians(degrees)).float()
+    cosine, sine, none = torch.cos(angles), torch.sin(angles), torch.zeros(len(angles))
+    turns = torch.stack([cosine, -sine, none, sine, cosine, none], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(turns, list(batch.shape), align_corners=False)
+    return F.grid_sample(batch, grid, align_corners=False)
 
 
 @torch.no_grad()
@@ -238,29 +288,67 @@ def _step(
 
 
 def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
-    """The whole recipe: train, export to three formats, quantize, measure on the test set, write the bundle."""
-    from edgekit.exporters import ExportOptions, Source, export
-    from edgekit.quantization import QuantizeOptions, quantize
-    from edgekit.quantization.metrics import TopOneAccuracy
+    """Train, and publish with the accuracy on the test images."""
+    from edgekit.exporters import Source
+    from edgekit.quantization.metrics.labels import TopOneAccuracy
 
+    images_of = SETS[recipe.images]
     net = train(data, runs, recipe)
     image = TensorSpec("image", "float32", (1, 3, 32, 32), "NCHW", (0.0, 1.0))
-    logits = TensorSpec("logits", "float32", (1, len(LABELS)))
-    seen, _ = load_split(data, "train")
-    calibration = [(to_tensor(seen[i], image),) for i in range(0, len(seen), len(seen) // 256)]
-    source = Source(
-        net, (image,), (logits,), tuple(calibration[:4]), "classification", {"widths": recipe.widths, "classes": 10}
+    logits = TensorSpec("logits", "float32", (1, len(images_of.labels)))
+    seen, _ = images_of.load(data, "train")
+    calibration = [(to_tensor(as_uint8(seen[i]), image),) for i in range(0, len(seen), len(seen) // 256)]
+    settings = {"widths": recipe.widths, "classes": len(images_of.labels)}
+    test = images_of.load(data, "test")
+    trained = Trained(
+        {"model": Source(net, (image,), (logits,), tuple(calibration[:4]), "classification", settings)},
+        Task("classify", {"labels": list(images_of.labels), "height": 32, "width": 32}),
+        f"{images_of.title} classifier, {sum(p.numel() for p in net.parameters()):,} parameters",
+        images_of.about,
+        {"model": calibration},
+        TopOneAccuracy(*test, data=f"{images_of.title} test, {len(test[0]):,} images"),
+        max_drop=0.5,
+        sheet=lambda bundle: marked(bundle, *test),
+        figures=lambda bundle: {"top1_percent_by_class": by_class(bundle, *test)},
     )
-    options = ExportOptions(
-        task=Task("classify", {"labels": list(LABELS), "height": 32, "width": 32}),
-        summary=f"CIFAR-10 classifier, {sum(p.numel() for p in net.parameters()):,} parameters",
-        licence="Apache-2.0",
-        provenance={"recipe": "zoo/classification.py", "settings": asdict(recipe), "data": DATA},
-        progress=progress,
-    )
-    bundle = export(source, out, options=options)
-    test = TopOneAccuracy(*load_split(data, "test"), data="CIFAR-10 test, 10,000 images")
-    return quantize(bundle, calibration, test, out=out, options=QuantizeOptions(max_drop=0.5, progress=progress))
+    return publish(recipe.name, trained, recipe, Place(runs, out, progress))
+
+
+def marked(bundle: Bundle, pictures: UInt8, labels: npt.NDArray[np.int64], columns: int = 20) -> UInt8:
+    """The first pictures of each class in a row, framed in green where the answer is right, in red where not."""
+    framed = []
+    with load(bundle, "onnxruntime", precision="fp32") as classify:
+        for label in np.unique(labels):
+            for picture in pictures[labels == label][:columns]:
+                right = int(classify.logits(picture).argmax()) == label
+                frame = np.full((36, 36, 3), (0, 160, 0) if right else (220, 0, 0), np.uint8)
+                frame[2:-2, 2:-2] = picture
+                framed.append(frame)
+    return sheet(framed, columns, enlarge=1)
+
+
+def by_class(bundle: Bundle, pictures: UInt8, labels: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Top-1 accuracy of the fp32 model for each class, in percent."""
+    with load(bundle, "onnxruntime", precision="fp32") as classify:
+        answers = np.array([int(classify.logits(picture).argmax()) for picture in pictures])
+        names = classify.settings.labels
+    return {names[c]: round(100.0 * float(np.mean(answers[labels == c] == c)), 2) for c in np.unique(labels)}
 
 
 CIFAR = ZooRecipe(Recipe(), build)
+DIGITS = ZooRecipe(
+    Recipe(
+        name="digits-cnn",
+        images="mnist",
+        widths="16 32/2 32 32 64/2 64 64",
+        epochs=6,
+        batch=128,
+        learning_rate=0.2,
+        smoothing=0.05,
+        ema=0.995,
+        shift=2,
+        flips=False,
+        turn=10.0,
+    ),
+    build,
+)
