@@ -70,7 +70,7 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
     measured = _measured(bundle, low, out / f"{path.stem}-input.png", console)
     if profile.load(bundle) is None:  # the first run tunes; a later one does not undo `edgekit tune`
         remember(bundle, measured)
-    chosen = choice.pick(bundle, "model", "auto", "cpu", "auto", {})
+    chosen = choice.pick(bundle, bundle.main, "auto", "cpu", "auto", {})
     rows = report.cells(measured, chosen, quality)
     machine = measured.machine
     title = f"{bundle.name} on {machine['processor']} ({machine['cores']} cores), {low.shape[1]} × {low.shape[0]} → ×{scale}"

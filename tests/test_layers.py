@@ -15,7 +15,7 @@ BELOW = {
     "runtimes": set(),
     "exporters": {"runtimes"},
     "quantization": {"runtimes", "exporters"},
-    "zoo": {"exporters", "quantization"},
+    "zoo": {"runtimes", "exporters", "quantization"},
     "benchmarks": set(),
     "demos": {"benchmarks"},
 }

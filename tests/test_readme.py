@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.bundle import Bundle, shipped
 from edgekit.images import read_image, write_image
+from edgekit.manifest import Quality
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,3 +48,26 @@ def test_named_commands_and_files_exist() -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for path in re.findall(r"\]\(([\w./]+)\)", TEXT):
         assert (ROOT / path).exists(), path
+
+
+def test_the_table_says_what_the_bundles_say() -> None:
+    rows = {row.split("`")[1]: row for row in TEXT.splitlines() if row.startswith("| `")}
+    assert set(rows) == set(shipped())
+    for name, row in rows.items():
+        bundle = Bundle.open(name)
+        variants = [v for component in bundle.manifest.components.values() for v in component.variants]
+        worst = {
+            precision: str(max((v.quality for v in variants if v.quality and v.precision == precision), key=drop))
+            for precision in ("fp32", "int8")
+        }
+        assert worst["fp32"] in row and f"| {worst['int8'].split()[0]} |" in row, (name, worst)
+        assert f"{bundle.manifest.provenance['parameters']:,}" in row
+
+
+def test_all_that_ships_fits_the_budget() -> None:
+    sizes = {name: sum(e.bytes for e in Bundle.open(name).manifest.file_entries()) for name in shipped()}
+    assert sum(sizes.values()) <= 60e6, sizes
+
+
+def drop(quality: Quality) -> float:
+    return quality.drop

@@ -41,9 +41,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_and_sdist_hold_what_they_must(built: Path) -> None:
     (wheel,), (sdist,) = list(built.glob("*.whl")), list(built.glob("*.tar.gz"))
     names = zipfile.ZipFile(wheel).namelist()
-    for path in ("edgekit/zoo/bundles/sr-x2/bundle.json", "edgekit/zoo/bundles/sr-x2/golden/image.npy",
+    for path in ("edgekit/zoo/bundles/sr-x2/bundle.json", "edgekit/zoo/bundles/sr-x2/golden/model-image.npy",
                  "edgekit/demos/photos/astronaut.jpg", "edgekit/tasks/upscale.py", "edgekit/py.typed"):  # fmt: skip
         assert path in names
+    assert wheel.stat().st_size <= 50e6
     assert not [name for name in names if name.startswith(("tests", "sdk"))]
     with tarfile.open(sdist) as archive:
         assert any(name.endswith("/sdk/cli/__init__.py") for name in archive.getnames())

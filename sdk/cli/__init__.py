@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from typing import Any
 
@@ -12,16 +14,19 @@ import edgekit
 from edgekit.cli.show import err_console
 from edgekit.errors import EdgekitError, ExportError, NotInstalled
 
+STOPPED = 130  # the exit code of what Ctrl-C ends
 COMMANDS = {
     "zoo": "device",
     "devices": "device",
-    "run": "device",
+    "run": "running",
+    "gallery": "running",
     "verify": "device",
     "doctor": "device",
     "bench": "measuring",
     "tune": "measuring",
     "export": "host",
     "quantize": "host",
+    "build": "host",
     "train": "host",
 }
 
@@ -39,14 +44,23 @@ class Group(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without × and → gets a ? for them
         try:
             return self._invoked(ctx)
+        except BrokenPipeError:  # the reader, such as `head`, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(0)
         except (EdgekitError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
             err_console.print("error:", style="red", end=" ")
             err_console.print(str(error), soft_wrap=True)
             sys.exit(1 if isinstance(error, ExportError) else 2)  # 1: asked for rightly, but a converter failed
+        except KeyboardInterrupt:
+            err_console.print("stopped")
+            sys.exit(STOPPED)
 
     def _invoked(self, ctx: click.Context) -> Any:
         """Run the command; a package that its floor imports and that is missing is named with its extra."""

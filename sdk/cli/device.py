@@ -1,10 +1,8 @@
-"""What a device does: zoo, devices, run, verify, doctor."""
+"""What a device has: zoo, devices, verify, doctor."""
 
 from __future__ import annotations
 
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,10 +16,7 @@ from edgekit.cli.show import (
     new_table,
     out_console,
     print_json,
-    progress_bar,
-    task_options,
 )
-from edgekit.errors import InputError
 
 LEVELS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -60,80 +55,6 @@ def devices(as_json: bool) -> None:
     return
 
 
-@command("edgekit run sr-x2 photo.jpg -o large.png --runtime openvino --precision int8")
-@click.argument("bundle")
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The image file to write, where the task makes one.")
-@task_options
-@json_option
-def run(
-    bundle: str,
-    image: Path,
-    out: Path | None,
-    runtime: str,
-    device: str,
-    precision: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Run a bundle's task on an image file."""
-    from edgekit.bundle import Bundle
-
-    opened = Bundle.open(bundle)
-    name = opened.manifest.task.name if opened.manifest.task else ""
-    if name not in RUNS:
-        raise InputError(f"{opened.name} is of task '{name}': `edgekit run` knows {', '.join(RUNS)}")
-    request = {"runtime": runtime, "device": device, "precision": precision, "threads": threads}
-    answer, text = RUNS[name](opened, request, image, out)
-    if as_json:
-        print_json(answer)
-        return
-    placed = answer["placement"]
-    ran = f"{placed['runtime']} {placed['device']} {placed['precision']} ({answer['why']})"
-    took = f"{answer['seconds']:.2f} s" if answer["seconds"] >= 1 else f"{answer['seconds'] * 1e3:.1f} ms"
-    out_console.print(f"{text} in {took} on {ran}", soft_wrap=True)
-
-
-def _upscale(bundle: Any, request: dict[str, Any], image: Path, out: Path | None) -> tuple[dict[str, Any], str]:
-    """Enlarge the image file to `out`."""
-    from edgekit import images
-
-    if out is None:
-        raise InputError(f"{bundle.name} makes an image: name its file with -o")
-    images.writable(out)
-    picture = images.read_image(image)
-    images.writable(out, picture.shape[2])
-    with edgekit.load(bundle, **request) as upscale, progress_bar() as progress:
-        count = upscale.tile_count(picture)
-        bar = progress.add_task("tiles", total=count, visible=count > 1)
-        start = time.perf_counter()
-        result = upscale(picture, progress=lambda: progress.advance(bar))
-        seconds = time.perf_counter() - start
-        info = upscale.info()
-    images.write_image(out, result, consume=True)
-    sizes = f"({picture.shape[1]} × {picture.shape[0]}) → {out} ({result.shape[1]} × {result.shape[0]})"
-    return {"out": str(out), "shape": list(result.shape), "seconds": seconds, **info}, f"{image} {sizes}"
-
-
-def _classify(bundle: Any, request: dict[str, Any], image: Path, out: Path | None) -> tuple[dict[str, Any], str]:
-    """Say what is on the image file."""
-    from edgekit import images
-
-    if out is not None:
-        raise InputError(f"{bundle.name} makes no image: leave out -o")
-    picture = images.read_image(image)
-    with edgekit.load(bundle, **request) as classify:
-        start = time.perf_counter()
-        labels = classify(picture, top_k=3)
-        seconds = time.perf_counter() - start
-        info = classify.info()
-    text = ", ".join(f"{label.name} {label.probability:.0%}" for label in labels)
-    return {"top": [label._asdict() for label in labels], "seconds": seconds, **info}, f"{image}: {text}"
-
-
-RUNS = {"upscale": _upscale, "classify": _classify}
-
-
 @command("edgekit verify sr-x2")
 @click.argument("bundle")
 @json_option
@@ -149,15 +70,17 @@ def verify(bundle: str, as_json: bool) -> None:
     verdicts = list(check(opened))
     wrong = any(v.ok is False for v in verdicts)
     if as_json:
-        rows = [{"runtime": v.runtime, "variant": str(v.variant), "ok": v.ok, "max_error": v.max_error, "note": v.note}
+        rows = [{"component": v.component, "runtime": v.runtime, "variant": str(v.variant), "ok": v.ok, "max_error": v.max_error, "note": v.note}
                 for v in verdicts]  # fmt: skip
         print_json({"bundle": opened.name, "ok": not wrong, "verdicts": rows})
     else:
         table = new_table("engine", "file", "verdict", "error", "")
+        several = len(opened.manifest.components) > 1
         for v in verdicts:
             verdict = {True: Text("right", "green"), False: Text("wrong", "red"), None: Text("not compared")}[v.ok]
             error = "" if v.max_error is None else f"{v.max_error:.1e}"
-            table.add_row(v.runtime, str(v.variant), verdict, error, v.note)
+            file = f"{v.component} {v.variant}" if several else str(v.variant)
+            table.add_row(v.runtime, file, verdict, error, v.note)
         out_console.print(table)
         files = len(opened.manifest.file_entries())
         out_console.print(
@@ -191,17 +114,17 @@ def doctor(as_json: bool) -> None:
 
 
 def _described(bundle: Any) -> dict[str, Any]:
-    variants = bundle.component().variants
+    variants = [v for component in bundle.manifest.components.values() for v in component.variants]
     precisions = list(dict.fromkeys(v.precision for v in variants))
-    best = {p: next((v.quality for v in variants if v.precision == p and v.quality), None) for p in precisions}
-    values = " → ".join(f"{q.value:.2f}" for q in best.values() if q)
-    metric = next((q.metric for q in best.values() if q), "")
+    worst = [max((v.quality for v in variants if v.precision == p and v.quality), key=lambda q: q.drop, default=None)
+             for p in precisions]  # fmt: skip
+    values = [str(quality) for quality in worst if quality]
     return {
         "name": bundle.name,
         "task": bundle.manifest.task.name if bundle.manifest.task else "",
         "summary": bundle.manifest.summary,
         "formats": list(dict.fromkeys(v.format for v in variants)),
         "precisions": precisions,
-        "quality": f"{values} {metric}".strip(),
+        "quality": " → ".join([*(value.split()[0] for value in values[:-1]), *values[-1:]]),
         "bytes": sum(e.bytes for e in bundle.manifest.file_entries()),
     }

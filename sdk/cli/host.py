@@ -89,7 +89,7 @@ def quantize(
     from edgekit.bundle import Bundle
     from edgekit.quantization import QuantizeOptions
     from edgekit.quantization.calibration import from_photos
-    from edgekit.quantization.metrics import UpscalePsnr
+    from edgekit.quantization.metrics.pictures import UpscalePsnr
 
     opened = Bundle.open(bundle)
     task = opened.manifest.task
@@ -135,6 +135,23 @@ def train(name: str, data: Path, runs: Path, out: Path) -> None:
     sys.exit(0 if result.met else 1)
 
 
+@command("edgekit build sr-x2 -o sr-x2-all")
+@click.argument("bundle")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder of the larger bundle.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Only this; all if left out.")
+@json_option
+def build(bundle: str, out: Path, formats: tuple[str, ...], as_json: bool) -> None:
+    """Make the files that a shipped bundle leaves out.
+
+    Shipped bundles hold ONNX files, which OpenVINO reads too, and int8 TFLite files. This adds OpenVINO's own files and fp32 TFLite files, from the weights that the bundle carries; each is run in its engine and compared with PyTorch.
+    """
+    from edgekit.exporters.completion import complete
+
+    with steps(4) as progress:
+        made = complete(bundle, out, formats or FORMATS, progress)
+    _report_variants(made, as_json)
+
+
 def _source(bundle: Any, source: str, weights: Path | None) -> Any:
     """The module again, described as the bundle describes it."""
     from edgekit.exporters.sources import Source, from_factory
@@ -149,10 +166,11 @@ def _report_variants(bundle: Any, as_json: bool) -> None:
         print_json(msgspec.to_builtins(bundle.manifest))
         return
     table = new_table("file", "KB", "largest error", "SNR dB", "quality", "drop")
-    for v in bundle.component().variants:
+    several = len(bundle.manifest.components) > 1
+    for name, v in ((n, v) for n, c in bundle.manifest.components.items() for v in c.variants):
         parity = (f"{v.parity.max_error:.1e}", f"{v.parity.snr_db:.0f}") if v.parity else ("", "")
         quality = (f"{v.quality.value:.2f}", f"{v.quality.drop:+.3f}") if v.quality else ("", "")
-        table.add_row(str(v), f"{v.bytes / 1024:.0f}", *parity, *quality)
+        table.add_row(f"{name} {v}" if several else str(v), f"{v.bytes / 1024:.0f}", *parity, *quality)
     out_console.print(table)
     out_console.print(f"wrote {bundle.folder}")
     return

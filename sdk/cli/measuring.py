@@ -40,7 +40,8 @@ def bench(
     for path in (json_out, md_out):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"cannot write '{path}': there is no folder '{path.parent}'")
-    choice.pick(Bundle.open(bundle), "model", "auto", "cpu", "auto", {})  # refused before the work, not after it
+    opened = Bundle.open(bundle)
+    choice.pick(opened, opened.main, "auto", "cpu", "auto", {})  # refused before the work, not after it
     measured, opened = _measured(
         bundle,
         runtimes,
@@ -53,7 +54,7 @@ def bench(
     )
     if json_out:
         measured.save(json_out)
-    chosen = choice.pick(opened, "model", "auto", "cpu", "auto", {})
+    chosen = choice.pick(opened, opened.main, "auto", "cpu", "auto", {})
     rows = report.cells(measured, chosen)
     quality = next((r.quality["metric"] for r in measured.rows if r.quality), "quality")
     if md_out:
@@ -69,7 +70,8 @@ def bench(
     best = report.fastest(measured)
     if best and not (runtimes or precisions) and best != (chosen.runtime, chosen.variant.precision):
         found = " ".join(best)
-        out_console.print(f"this run found {found} fastest: `edgekit tune {bundle} --size {size}` makes auto take it")
+        sized = f" --size {size}" if measured.input.startswith("a photo") else ""
+        out_console.print(f"this run found {found} fastest: `edgekit tune {bundle}{sized}` makes auto take it")
     if any(row.error for row in measured.rows):
         sys.exit(1)
 

@@ -95,7 +95,7 @@ def test_zoo_in_json() -> None:
     assert [row["name"] for row in rows] == sorted(shipped())
     for row in rows:
         assert {"name", "task", "summary", "formats", "precisions", "quality", "bytes"} <= set(row)
-        assert set(row["formats"]) >= {"onnx", "openvino", "tflite"}
+        assert set(row["formats"]) >= {"onnx", "tflite"}
         assert set(row["precisions"]) >= {"fp32", "int8"}
 
 
@@ -116,7 +116,7 @@ def test_verify_in_json(double: Path) -> None:
     answer = json_of("verify", double, "--json")
     assert (answer["bundle"], answer["ok"]) == ("double", True)
     (verdict,) = answer["verdicts"]
-    assert verdict == {"runtime": "reference", "variant": "reference fp32", "ok": True, "max_error": 0.0,
+    assert verdict == {"component": "model", "runtime": "reference", "variant": "reference fp32", "ok": True, "max_error": 0.0,
                        "note": verdict["note"]}  # fmt: skip
 
 
