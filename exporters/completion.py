@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +37,7 @@ def complete(
     manifests.check_name(out.name)
     options = ExportOptions(formats=formats, progress=progress)
     with bundles.staged(out) as stage:
-        for entry in dict.fromkeys(opened.manifest.file_entries()):
-            (stage / entry.path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(opened.file(entry), stage / entry.path)
+        opened.copy_files(stage)
         components = {
             name: msgspec.structs.replace(component, variants=(*component.variants, *made))
             for name, component in opened.manifest.components.items()

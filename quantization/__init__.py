@@ -145,9 +145,7 @@ class _Work:
     def write(self, keep: Sequence[str], place: Path) -> float:
         """Write the bundle with int8 variants to `place`, measure it, and return the largest drop."""
         with bundles.staged(place) as stage:
-            for entry in dict.fromkeys(self.opened.manifest.file_entries()):
-                (stage / entry.path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.opened.file(entry), stage / entry.path)
+            self.opened.copy_files(stage)
             components = {
                 name: msgspec.structs.replace(component, variants=(*self._kept_variants(component), *made))
                 for name, component in self.opened.manifest.components.items()

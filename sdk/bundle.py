@@ -112,6 +112,12 @@ class Bundle:
             self.file(entry)
         return len(entries)
 
+    def copy_files(self, folder: Path) -> None:
+        """Copy every file, checked, bundle.json apart, to the same place in another folder."""
+        for entry in dict.fromkeys(self.manifest.file_entries()):
+            (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.file(entry), folder / entry.path)
+
     def pack(self, path: str | Path) -> Path:
         """Write the bundle to one .zip, equal bytes for equal bundles; returns its path."""
         path = Path(path)

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from edgekit.bundle import Bundle
 from edgekit.images import UInt8, sheet
@@ -16,13 +14,12 @@ from edgekit.manifest import Task
 from edgekit.quantization.metrics.denoising import DenoisingError
 from edgekit.quantization.metrics.generated import Recognised, frechet
 from edgekit.quantization.metrics.metric import Metric
-from edgekit.runtimes.torch_ import load_module
 from edgekit.schedulers import Ddim, DpmSolver2M
 from edgekit.tasks import load
 from edgekit.tensors import Array, TensorSpec
-from edgekit.zoo import classification
 from edgekit.zoo.diffusion import Recipe
 from edgekit.zoo.distillation import SCHEDULE, STEPS, denoise
+from edgekit.zoo.judging import features
 from edgekit.zoo.recipe import Trained
 from edgekit.zoo.unet import UNet
 
@@ -136,17 +133,6 @@ def figures(bundle: Bundle, data: Path, recipe: Recipe, count: int = 1_000) -> d
 def _recognised(bundle: Bundle, judge: str, options: Mapping[str, Any]) -> dict[str, float]:
     metric = Recognised(300, seed=2, judge=judge, options=options)
     return {f"{engine} {precision}": round(metric.value(bundle, engine, precision), 2) for engine, precision in PAIRS}
-
-
-@torch.no_grad()
-def features(judge: str, images: UInt8) -> npt.NDArray[np.float32]:
-    """What a classifier that ships sees in images, count × 32 × 32 × (1 or 3): count × size."""
-    bundle = Bundle.open(judge)
-    component = bundle.component()
-    [weights] = [v for v in component.variants if v.format == "torch"]
-    net = load_module(str(component.family), component.settings, bundle.model_path(weights))
-    batches = np.array_split(images, max(1, len(images) // 500))
-    return torch.cat([net.features(classification.to_batch(batch)) for batch in batches]).numpy()
 
 
 def samples(bundle: Bundle) -> UInt8:

@@ -25,7 +25,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from edgekit.manifest import Task
 from edgekit.tensors import Array, TensorSpec
-from edgekit.zoo.digits import DATA, LABELS, SIDE, batches, fidelity, samples
+from edgekit.zoo.digits import DATA, LABELS, SIDE, batches
+from edgekit.zoo.judging import fidelity, samples
 from edgekit.zoo.recipe import Place, Trained, ZooRecipe, publish
 from edgekit.zoo.training import Checkpoint, update_average
 

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekit.bundle import Bundle
 from edgekit.images import UInt8, opencv
-from edgekit.runtimes.torch_ import load_module
+from edgekit.zoo import judging
 from edgekit.zoo.classification import PlainNet
 
 LAYERS = (1, 4, 7)  # of cifar-cnn: one at each of its three sizes
@@ -133,13 +132,8 @@ def roughness(image: Tensor) -> Tensor:
 
 
 def cifar_network() -> PlainNet:
-    """The network of the shipped `cifar-cnn`, with weights that no gradient reaches."""
-    bundle = Bundle.open("cifar-cnn")
-    component = bundle.component()
-    weights = next(v for v in component.variants if v.format == "torch")
-    net = load_module(str(component.family), dict(component.settings), bundle.model_path(weights))
-    assert isinstance(net, PlainNet)
-    net.eval().requires_grad_(False)
+    """The network of the shipped `cifar-cnn`, channels last in memory."""
+    net = judging.network("cifar-cnn")
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -26,7 +26,8 @@ from edgekit.manifest import Task
 from edgekit.tasks import load
 from edgekit.tasks.autoencode import LUMA
 from edgekit.tensors import Array, TensorSpec
-from edgekit.zoo.digits import DATA, LABELS, SIDE, batches, fidelity, load_digits, to_grey
+from edgekit.zoo.digits import DATA, LABELS, SIDE, batches, load_digits, to_grey
+from edgekit.zoo.judging import fidelity
 from edgekit.zoo.recipe import Place, Trained, ZooRecipe, publish, round_weights
 from edgekit.zoo.training import Checkpoint, update_average
 

@@ -11,10 +11,9 @@ from typing import Any
 import click
 
 import edgekit
-from edgekit.cli.show import err_console
+from edgekit.cli.show import STOPPED, err_console
 from edgekit.errors import EdgekitError, ExportError, NotInstalled
 
-STOPPED = 130  # the exit code of what Ctrl-C ends
 COMMANDS = {
     "zoo": "device",
     "devices": "device",

@@ -16,6 +16,7 @@ import click
 import edgekit
 from edgekit.bundle import shipped
 from edgekit.cli.show import (
+    STOPPED,
     command,
     err_console,
     json_option,
@@ -136,7 +137,7 @@ def run(
     do(work)
     _said(work)
     if work.stopped:
-        sys.exit(130)
+        sys.exit(STOPPED)
 
 
 @command("edgekit gallery gallery.html")

@@ -19,6 +19,7 @@ from edgekit.errors import InputError
 # no markup: names of files and errors hold brackets of their own
 out_console = Console(highlight=False, markup=False)
 err_console = Console(stderr=True, highlight=False, markup=False)
+STOPPED = 130  # the exit code of what Ctrl-C ends
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for machines.")
 
 

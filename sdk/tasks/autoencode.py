@@ -14,7 +14,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import InputError, ManifestError
 from edgekit.images import UInt8
 from edgekit.session import Session
-from edgekit.tasks.drawing import LIMIT, Float32, Label, chosen, counted, drawn, latents_of, picture
+from edgekit.tasks.drawing import Float32, Label, chosen, counted, drawn, latents_of, picture, way
 from edgekit.tasks.task import Task
 from edgekit.tensors import Array
 
@@ -145,10 +145,9 @@ class Autoencoder(Task):
         Raises:
             InputError: n beyond 2 to 10,000. ImageError: not an image array.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= LIMIT:
-            raise InputError(f"got n={n!r}: expected 2 to {LIMIT} images, both ends included")
+        places = way(n)
         start, end = self.encode(image_a), self.encode(image_b)
-        return [self.decode((1 - at) * start + at * end) for at in np.linspace(0, 1, n)]
+        return [self.decode((1 - at) * start + at * end) for at in places]
 
     def anomaly_score(self, image: UInt8) -> float:
         """How strange an image is to the network, higher is stranger: ‖x − x̂‖² / 2σ² + ½ min_c d_c².

@@ -125,6 +125,17 @@ def latents_of(latents: Array, n: int, size: int) -> Float32:
     return array
 
 
+def way(n: int) -> npt.NDArray[np.float64]:
+    """`n` places from 0 to 1, both included.
+
+    Raises:
+        InputError: n beyond 2 to 10,000.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= LIMIT:
+        raise InputError(f"got n={n!r}: expected 2 to {LIMIT} images, both ends included")
+    return np.linspace(0.0, 1.0, n)
+
+
 def between(start: Float32, end: Float32, at: float) -> Float32:
     """The point `at` (0…1) of the way from one vector to the other by angle and by length (Shoemake 1985)."""
     lengths = float(np.linalg.norm(start)), float(np.linalg.norm(end))

@@ -13,7 +13,6 @@ from edgekit.bundle import Bundle
 from edgekit.errors import InputError, ManifestError
 from edgekit.images import UInt8
 from edgekit.tasks.drawing import (
-    LIMIT,
     Float32,
     Label,
     between,
@@ -23,6 +22,7 @@ from edgekit.tasks.drawing import (
     latents_of,
     one_hot_of,
     picture,
+    way,
 )
 from edgekit.tasks.task import Task
 from edgekit.tensors import Array
@@ -125,17 +125,14 @@ class ImageGenerator(Task):
         Raises:
             InputError: n beyond 2 to 10,000, an unknown label, a latent of another shape.
         """
-        if not isinstance(n, int) or not 2 <= n <= LIMIT:
-            raise InputError(f"got n={n!r}: expected 2 to {LIMIT} images, both ends included")
+        places = way(n)
         pair = label if isinstance(label, tuple) else (label, label)
         hot = [self._one_hot(c) for c in chosen(pair, 2, self.labels)]
         first, last = (
             drawn(1, self.settings.latent, e)[0] if isinstance(e, int | np.integer) else self._given(e, 1)[0]
             for e in (start, end)
         )
-        return [
-            self._image(between(first, last, at), (1 - at) * hot[0] + at * hot[1]) for at in np.linspace(0.0, 1.0, n)
-        ]
+        return [self._image(between(first, last, at), (1 - at) * hot[0] + at * hot[1]) for at in places]
 
     def once(self, image: UInt8) -> UInt8:
         """One image of seed 0 and the first class, as a benchmark times it."""

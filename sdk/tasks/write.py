@@ -15,6 +15,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import EngineError, InputError, ManifestError
 from edgekit.images import UInt8
 from edgekit.session import Session
+from edgekit.tasks.drawing import check_seed
 from edgekit.tasks.task import Task
 from edgekit.tensors import Array, TensorSpec
 from edgekit.text import Floats, Sampling, State, Stops, Vocabulary, nats
@@ -185,7 +186,7 @@ class TextGenerator(Task):
             or not 1 <= attempts <= MAX_ATTEMPTS
         ):
             raise InputError(f"got attempts={attempts!r}: expected a whole number, 1 to {MAX_ATTEMPTS:,}")
-        _generator(seed)  # says what is wrong with a seed
+        check_seed(seed)
         if self._encoded(prompt) and not prompt.startswith("X:"):
             raise InputError(
                 f"got the prompt {prompt[:40]!r}: expected the beginning of a tune in ABC, "
@@ -264,7 +265,8 @@ class TextGenerator(Task):
             raise InputError(f"got max_tokens={max_tokens}: expected 1 to {MAX_CHARACTERS:,}")
         stops = Stops(self.settings.stop if stop is None else stop)
         tokens = [*self.vocabulary.encode(self.settings.start), *self._encoded(prompt)]
-        return self._pieces(tokens, int(max_tokens), sampling, stops, _generator(seed))
+        check_seed(seed)
+        return self._pieces(tokens, int(max_tokens), sampling, stops, np.random.default_rng(seed))
 
     def _pieces(
         self, tokens: list[int], count: int, sampling: Sampling, stops: Stops, random: np.random.Generator
@@ -292,8 +294,7 @@ class TextGenerator(Task):
 
     def _stepped(self, reading: Reading, token: int) -> Floats:
         logits = reading.step(token)
-        if not np.isfinite(logits.sum()):
-            self._require_finite(logits, "logits")
+        self._require_finite(logits, "logits")
         return logits
 
     def _encoded(self, text: str) -> list[int]:
@@ -301,17 +302,6 @@ class TextGenerator(Task):
         if len(tokens) > MAX_CHARACTERS:
             raise InputError(f"got a text of {len(text):,} characters: expected at most {MAX_CHARACTERS:,}; cut it")
         return tokens
-
-
-def _generator(seed: int | None) -> np.random.Generator:
-    """Random numbers of a seed.
-
-    Raises:
-        InputError: no whole number of 0 or more.
-    """
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
-        raise InputError(f"got seed={seed!r}: expected a whole number of 0 or more, or None")
-    return np.random.default_rng(seed)
 
 
 def _require_shape(who: str, spec: TensorSpec, shape: tuple[int | str, ...]) -> None:

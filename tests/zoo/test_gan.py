@@ -15,8 +15,9 @@ from edgekit.bundle import Bundle
 from edgekit.errors import InputError
 from edgekit.quantization.metrics.generated import Recognised
 from edgekit.zoo import gan
-from edgekit.zoo.digits import LABELS, batches, judged, load_digits
+from edgekit.zoo.digits import LABELS, batches, load_digits
 from edgekit.zoo.gan import Generator, Recipe, net_source, one_hot, settle_norms, train
+from edgekit.zoo.judging import features as judged_by
 
 TINY = Recipe(latent=4, channels=4, judging=4, steps=5, batch=8)
 
@@ -89,5 +90,5 @@ def test_no_class_fails_and_samples_differ() -> None:
 def test_judged_features_are_what_the_judge_decides_on() -> None:
     digit = np.zeros((3, 32, 32, 1), np.uint8)
     digit[:, 6:26, 15:18] = 255
-    features = judged(digit)
+    features = judged_by("digits-cnn", digit)
     assert features.shape == (3, 64) and np.isfinite(features).all() and features.any()
