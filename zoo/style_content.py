@@ -28,7 +28,6 @@ TITLES = {
 }
 BORDER = 8  # pixels that the task repeats around an image: what zeros from outside touch most is cut off
 MOVE = 2  # most pixels between two looks at a photo
-NOISE = 0.01  # a camera's, standard deviation of values in 0…1
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,14 @@ class Batch:
     moved: tuple[int, int]
 
 
-def looks(batch: Batch, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The photos, and the first of them once more: moved by a few pixels, under a camera's noise."""
+def looks(batch: Batch, noise: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The photos, and the first of them once more: moved by a few pixels, under a camera's noise, whose standard
+    deviation is given in values of 0…1.
+    """
     down, right = batch.moved
     height, width = (n - 2 * MOVE for n in batch.photos.shape[2:])
     again = batch.photos[:1, :, MOVE + down : MOVE + down + height, MOVE + right : MOVE + right + width]
-    return cut(batch.photos, MOVE), again + NOISE * torch.randn(again.shape, generator=random)
+    return cut(batch.photos, MOVE), again + noise * torch.randn(again.shape, generator=random)
 
 
 def unsteadiness(one: Tensor, other: Tensor, moved: tuple[int, int]) -> Tensor:
@@ -73,7 +74,7 @@ def random_crop(photo: UInt8, side: int, random: np.random.Generator) -> UInt8:
     square = photo[y : y + taken, x : x + taken]
     kernel = cv2.INTER_AREA if taken > side else cv2.INTER_CUBIC
     crop: UInt8 = cv2.resize(square, (side, side), interpolation=kernel)
-    return crop[:, ::-1] if random.integers(2) else crop
+    return np.ascontiguousarray(crop[:, ::-1]) if random.integers(2) else crop
 
 
 def load_painting(data: Path, style: str, side: int) -> UInt8:

@@ -39,14 +39,12 @@ def grams(maps: Sequence[Tensor]) -> list[Tensor]:
     return [(x.transpose(1, 2) @ x).float() / x.shape[1] for x in flat]
 
 
-def gram_loss(found: Sequence[Tensor], wanted: Sequence[Tensor], apart: bool = False) -> Tensor:
-    """Mean over layers and sizes of |G − G'|² / |G'|²: G' is the painting's Gram matrix, G the batch's mean one,
-    or that of each picture `apart`, and the loss their mean.
-    """
+def gram_loss(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean over layers and sizes of |G − G'|² / |G'|²: G' is the painting's Gram matrix, G the batch's mean one."""
     losses = []
     for matrices, painting in zip(found, wanted, strict=True):
-        mine = matrices if apart else matrices.mean(0, keepdim=True)
-        losses.append(((mine - painting) ** 2).sum((1, 2)).mean() / (painting**2).sum())
+        mine = matrices.mean(0, keepdim=True)
+        losses.append(((mine - painting) ** 2).sum() / (painting**2).sum())
     return torch.stack(losses).mean()
 
 

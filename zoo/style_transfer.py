@@ -3,8 +3,8 @@
 The network is trained as by Johnson et al. (2016, "Perceptual Losses for Real-Time Style Transfer"),
 against losses that need no ImageNet network: Gram matrices of the shipped `cifar-cnn`, a sliced
 Wasserstein distance of patches, and the photo in the painting's palette as content. The norms that
-help training are fixed before its last part and folded into the convolutions: a frame's look does not
-depend on the rest of the frame, and int8 keeps it.
+help training are fixed before its last part and folded into the convolutions: int8 keeps the look. What
+they would have done for a photo with little contrast, `edgekit.tasks.stylize.evened` does before the network.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 
-from edgekit.images import UInt8, photos
+from edgekit.images import UInt8, from_tensor, photos, to_tensor
 from edgekit.manifest import Task
-from edgekit.tensors import TensorSpec
+from edgekit.tasks.stylize import evened
+from edgekit.tensors import Array, TensorSpec
 from edgekit.zoo import style_losses
 from edgekit.zoo.recipe import Place, Trained, ZooRecipe, publish
 from edgekit.zoo.style_content import BORDER, MOVE, TITLES, Batch, cut, load_painting, looks, random_crop, unsteadiness
@@ -43,15 +44,20 @@ BUCKETS = ({"height": 256, "width": 336}, {"height": 376, "width": 656})  # 320 
 
 @dataclass(frozen=True)
 class Finish:
-    """A second stage from the first one's network: larger crops, a lower rate, and more weight on the style."""
+    """A further stage, from the network of the one before: a whole photo in each step, whose own Gram matrices count, as
+    they do in the figure that is told; photos `evened` as the task does it; more weight on the style and on
+    steadiness.
+    """
 
-    steps: int = 450
-    batch: int = 2
-    crop: int = 224
-    learning_rate: float = 1e-3
+    steps: int = 2000
+    batch: int = 1
+    crop: int = 256
+    learning_rate: float = 2e-3
     gram: float = 20.0
-    content: float = 20.0
-    apart: bool = False
+    content: float = 15.0
+    steady: float = 800.0
+    noise: float = 0.02
+    contrast: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,22 @@ class Recipe:
     steady: float = 10.0
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.99
-    apart: bool = False  # Gram matrices of each picture by itself, not of the batch
+    noise: float = 0.01  # a camera's, standard deviation of values in 0…1
+    contrast: float = 1.0  # how far the tones of a photo are stretched before the network sees it: see `evened`
     seed: int = 0
-    finish: Finish | None = None
+    finish: tuple[Finish, ...] = (Finish(),)
 
-    def last(self) -> Recipe:
-        """The second stage: the norms' statistics stay as they are."""
-        assert self.finish is not None
-        return replace(self, fixed=1.0, finish=None, **asdict(self.finish))
+    @property
+    def shown(self) -> float:
+        """The contrast with which the trained network is to be shown photos."""
+        return self.finish[-1].contrast if self.finish else self.contrast
+
+    def stages(self) -> list[Recipe]:
+        """The recipe of each stage; after the first, the norms' statistics stay as they are."""
+        return [
+            replace(self, finish=()),
+            *(replace(self, fixed=1.0, finish=(), **asdict(further)) for further in self.finish),
+        ]
 
 
 class Judge:
@@ -103,7 +117,7 @@ class Judge:
         with torch.autocast("cpu", torch.bfloat16):
             maps = style_losses.features(self.net, painted)
         return {
-            "gram": recipe.gram * style_losses.gram_loss(style_losses.grams(maps), self.wanted, recipe.apart),
+            "gram": recipe.gram * style_losses.gram_loss(style_losses.grams(maps), self.wanted),
             "patches": recipe.patches * self.patches.distance(painted, random),
             "content": recipe.content * F.mse_loss(F.avg_pool2d(painted, 4), F.avg_pool2d(content, 4)),
             "roughness": recipe.roughness * style_losses.roughness(painted),
@@ -117,10 +131,16 @@ def train(data: Path, runs: Path, recipe: Recipe) -> StyleNet:
     """
     name = f"style-{recipe.style}"
     torch.manual_seed(recipe.seed)
-    average = _stage(name, data, runs, replace(recipe, finish=None), None)
-    if recipe.finish is not None:
-        average = _stage(f"{name}-finish", data, runs, recipe.last(), average)
+    average = None
+    for ending, stage in zip(("", *endings(recipe)), recipe.stages(), strict=True):
+        average = _stage(name + ending, data, runs, stage, average)
+    assert average is not None
     return average.plain()
+
+
+def endings(recipe: Recipe) -> list[str]:
+    """What the names of the further stages' checkpoints end in: -finish, -finish2 and so on."""
+    return [f"-finish{number if number > 1 else ''}" for number in range(1, len(recipe.finish) + 1)]
 
 
 def _stage(name: str, data: Path, runs: Path, recipe: Recipe, start: TrainingNet | None) -> TrainingNet:
@@ -137,7 +157,8 @@ def _stage(name: str, data: Path, runs: Path, recipe: Recipe, start: TrainingNet
     if done < recipe.steps:
         painting = load_painting(data, recipe.style, recipe.side)
         seen = [photo for _, photo in photos(data / "bsds_train.zip")]
-        table, judge = style_losses.palette_map(seen, painting), Judge(painting, recipe)
+        table = style_losses.palette_map([evened(photo, recipe.contrast) for photo in seen], painting)
+        judge = Judge(painting, recipe)
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
             bar = progress.add_task(name, total=recipe.steps, completed=done)
             for step, batch in batches(seen, table, recipe, start=done):
@@ -158,7 +179,7 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = _rate(recipe, step)
     net.train(step < recipe.steps * (1 - recipe.fixed))
-    first, second = looks(batch, random)
+    first, second = looks(batch, recipe.noise, random)
     with torch.autocast("cpu", torch.bfloat16):
         both = net(torch.cat([first, second]).contiguous(memory_format=torch.channels_last))
     painted = cut(both[:-1], BORDER)
@@ -190,11 +211,14 @@ def _rate(recipe: Recipe, step: int) -> float:
 
 
 def batches(seen: list[UInt8], table: UInt8, recipe: Recipe, start: int = 0) -> Iterator[tuple[int, Batch]]:
-    """Random crops of photos at random scales, half of them mirrored; step n is the same in every run."""
+    """Random crops of photos at random scales, half of them mirrored, their tones `evened`; step n is the same in
+    every run.
+    """
     side, edge = recipe.crop + 2 * (BORDER + MOVE), BORDER + MOVE
     for step in range(start, recipe.steps):
         random = np.random.default_rng((recipe.seed, step))
-        crops = [random_crop(seen[int(random.integers(len(seen)))], side, random) for _ in range(recipe.batch)]
+        picked = [random_crop(seen[int(random.integers(len(seen)))], side, random) for _ in range(recipe.batch)]
+        crops = [evened(crop, recipe.contrast) for crop in picked]
         content = [style_losses.recoloured(crop[edge:-edge, edge:-edge], table) for crop in crops]
         down, right = (int(n) for n in random.integers(-MOVE, MOVE + 1, 2))
         yield step, Batch(to_batch(crops), to_batch(content), (down, right))
@@ -202,17 +226,17 @@ def batches(seen: list[UInt8], table: UInt8, recipe: Recipe, start: int = 0) -> 
 
 def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
     """The whole recipe: train, export, quantize, measure on the photos and the video of content.zip."""
-    from edgekit.quantization import calibration
     from edgekit.quantization.metrics.pictures import StyleSsim
     from edgekit.zoo.style_figures import Content, figures, sheet
 
     net, content = train(data, runs, recipe), Content.load(data / "content.zip")
     painting = load_painting(data, recipe.style, recipe.side)
-    crops = calibration.from_photos(data / "bsds_train.zip", image_specs()[0], count=48, side=192)
+    crops = calibration_crops(data, recipe.shown)
+    settings = {"halo": net.halo, "border": BORDER, "contrast": recipe.shown, "style": TITLES[recipe.style]}
     seen = (*content.photos, content.frames[0])
     trained = Trained(
         sources={"model": net_source(net, probes=[arrays[0] for arrays in crops[::12]])},
-        task=Task("stylize", {"halo": net.halo, "border": BORDER, "style": TITLES[recipe.style]}),
+        task=Task("stylize", settings),
         summary=f"Stylizer after {TITLES[recipe.style]}, {sum(p.numel() for p in net.parameters()):,} parameters",
         data=DATA,
         calibration={"model": crops},
@@ -221,9 +245,18 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
         sheet=lambda bundle: sheet(bundle, content, painting),
         figures=lambda bundle: figures(bundle, content, painting),
         buckets=BUCKETS,
-        stages=["finish"] if recipe.finish else [],
+        stages=[ending[1:] for ending in endings(recipe)],
     )
     return publish(f"style-{recipe.style}", trained, recipe, Place(runs, out, progress))
+
+
+def calibration_crops(data: Path, contrast: float) -> list[tuple[Array, ...]]:
+    """Crops of the training photos as the task hands them to the network."""
+    from edgekit.quantization import calibration
+
+    (image,), _ = image_specs()
+    crops = calibration.from_photos(data / "bsds_train.zip", (image,), count=48, side=192)
+    return [(to_tensor(evened(from_tensor(array, image), contrast), image),) for (array,) in crops]
 
 
 def net_source(net: StyleNet, probes: list[np.ndarray]) -> Source:
@@ -246,9 +279,17 @@ def image_specs() -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     return (image,), (TensorSpec("stylized", "float32", shape, "NCHW", (0.0, 1.0)),)
 
 
-WAVE = ZooRecipe(
-    Recipe(style="wave", side=320, steps=1100, gram=6.0, content=30.0, finish=Finish(gram=12.0, content=25.0)), build
+WAVE_FINISH = (
+    Finish(steps=2200, steady=300.0),
+    Finish(steps=800, learning_rate=1e-3, gram=30.0, steady=1200.0),
+    Finish(steps=350, learning_rate=1e-3, gram=40.0, content=10.0, steady=600.0),
 )
-SCREAM = ZooRecipe(Recipe(style="scream", steps=850), build)
-SHIPWRECK = ZooRecipe(Recipe(style="shipwreck", side=448, steps=850), build)
-UDNIE = ZooRecipe(Recipe(style="udnie", side=320, steps=1000, finish=Finish()), build)
+
+WAVE = ZooRecipe(Recipe(style="wave", side=320, steps=1100, gram=6.0, content=30.0, finish=WAVE_FINISH), build)
+SCREAM = ZooRecipe(Recipe(style="scream", steps=850, finish=(Finish(steps=900),)), build)
+SHIPWRECK_FINISH = (
+    Finish(steps=800, content=50.0, steady=500.0),
+    Finish(steps=700, learning_rate=1e-3, content=150.0, steady=500.0),
+)
+SHIPWRECK = ZooRecipe(Recipe(style="shipwreck", side=448, steps=850, finish=SHIPWRECK_FINISH), build)
+UDNIE = ZooRecipe(Recipe(style="udnie", side=320, steps=1000, finish=(Finish(steps=600, steady=1000.0),)), build)

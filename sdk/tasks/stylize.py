@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from edgekit import images
@@ -16,14 +17,22 @@ from edgekit.images import UInt8
 from edgekit.tasks.tiled import TiledTask
 from edgekit.video import VideoReader, VideoWriter
 
+WHOLE = (
+    1536  # a square of so many pixels a side is stylised in one piece, so a frame of 1,920 × 1,080 too; tiles overlap
+)
+
 
 class StylizeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`halo`: pixels around an output pixel that the network looks at; `border`: pixels of reflection put around
-    an image, so that the network's zeros beyond it lie outside; `style`: the painting and its painter.
+    """`halo`: pixels around an output pixel that the network looks at, None where that is the whole image;
+    `step`: what the sizes that it takes are multiples of; `border`: pixels of reflection put around
+    an image, so that the network's zeros beyond it lie outside; `contrast`: see `evened`; `style`: the painting
+    and its painter.
     """
 
-    halo: Annotated[int, Meta(ge=0, le=1024)]
+    halo: Annotated[int, Meta(ge=0, le=1024)] | None
+    step: Annotated[int, Meta(ge=1, le=1024)] = 4
     border: Annotated[int, Meta(ge=0, le=256)] = 0
+    contrast: Annotated[float, Meta(ge=1, le=256)] = 1.0
     style: str = ""
 
 
@@ -31,17 +40,17 @@ class Stylizer(TiledTask):
     """Call it with an image: uint8 height × width × (RGB, RGBA or grey) → uint8 of the same size.
 
     The network has no norms: what it paints depends on a pixel's neighbourhood alone, so that large images
-    can be cut into tiles, and a video's frames do not flicker with what comes into view. Alpha is kept;
-    grey gives RGB. Thread-safe.
+    can be cut into tiles. Of a whole image only one tone curve is taken, before it is cut (`evened`), which
+    gives the network something to paint from in a clear sky, and moves slowly in a video. Alpha is kept; grey
+    gives RGB. Thread-safe.
     """
 
     name = "stylize"
     Settings = StylizeSettings
-    step = 4  # the network works on cells of 4 × 4 pixels
 
-    def __init__(self, bundle: Bundle, runtime: str = "auto", **request: Any) -> None:
+    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int = WHOLE, **request: Any) -> None:
         """As `edgekit.load`; `max_tile`: pixels a side of a tile, where shapes are free."""
-        super().__init__(bundle, runtime, **request)
+        super().__init__(bundle, runtime, max_tile=max_tile, **request)
         self.border = self.settings.border
 
     def __call__(self, image: UInt8, strength: float = 1.0, *, progress: Callable[[], None] = lambda: None) -> UInt8:
@@ -106,6 +115,28 @@ class Stylizer(TiledTask):
                 writer.write(frame)
                 progress(writer.frames, reader.facts.frames)
         return writer.frames
+
+    def _filled(self, image: UInt8) -> UInt8:
+        return super()._filled(evened(image, self.settings.contrast))
+
+
+def evened(image: UInt8, contrast: float) -> UInt8:
+    """The RGB image with its tones spread more evenly; `contrast` is the most that any of them is stretched by.
+
+    One curve for the three channels, from the histogram of the luma, clipped at `contrast` times its mean with the
+    excess shared out evenly: 1 changes nothing (Pizer et al. 1987, "Adaptive Histogram Equalization and Its
+    Variations", here of the whole image).
+    """
+    if contrast <= 1.0:
+        return image
+    cv2 = images.opencv()
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() * (256 / grey.size)
+    clipped = np.minimum(counts, contrast)
+    clipped += (256.0 - clipped.sum()) / 256
+    curve = (np.cumsum(clipped) - 0.5 * clipped).clip(0, 255).astype(np.uint8)
+    result: UInt8 = cv2.LUT(image, curve)
+    return result
 
 
 def require_strength(strength: float) -> None:

@@ -17,7 +17,7 @@ import edgekit
 from edgekit.bundle import Bundle
 from edgekit.errors import EngineError, ImageError, InputError, ManifestError, SessionClosed
 from edgekit.runtimes.reference import Function
-from edgekit.tasks.stylize import Stylizer
+from edgekit.tasks.stylize import Stylizer, evened
 from edgekit.tensors import TensorSpec
 from edgekit.video import VideoReader, VideoWriter
 
@@ -190,13 +190,52 @@ def test_a_frame_does_not_depend_on_those_before_it(stylizer: Stylizer, photo: n
     assert next(stylizer.frames(itertools.repeat(frames[0]))).shape == (48, 64, 3)  # endless sources are fine
 
 
-def test_what_far_away_changes_does_not_change_a_pixel(stylizer: Stylizer, photo: np.ndarray) -> None:
-    """No statistics of the frame: the left half stays as it is when the right half goes black."""
+def test_only_the_tones_of_what_is_far_away_count(stylizer: Stylizer, photo: np.ndarray) -> None:
+    """No statistics of the frame but its tone curve: the left half stays as it is when the right half is mirrored."""
     whole = photo[:64, :256].copy()
     half = whole.copy()
-    half[:, 128:] = 0
+    half[:, 128:] = half[:, :127:-1]
     edge = 128 - stylizer.settings.halo
     assert furthest(stylizer(whole)[:, :edge], stylizer(half)[:, :edge]) == 0
+
+
+# Contrast
+
+
+def test_no_contrast_changes_nothing_and_more_spreads_the_tones(photo: np.ndarray) -> None:
+    dim = (photo // 4 + 90).astype(np.uint8)
+    assert evened(dim, 1.0) is dim
+    spread = [float(evened(dim, contrast).std()) for contrast in (1.0, 1.5, 2.0, 4.0)]
+    assert spread == sorted(spread) and spread[-1] > 2 * spread[0]
+    steps = np.diff(
+        evened(np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3), 8.0)[:, :, 0].ravel().astype(int)
+    )
+    assert set(steps.tolist()) <= {0, 1, 2}  # tones that are even already stay
+
+
+@pytest.mark.parametrize("level", [0, 1, 128, 255])
+def test_a_plain_image_stays_about_as_it_is(level: int) -> None:
+    image = np.full((5, 7, 3), level, np.uint8)
+    result = evened(image, 8.0)
+    assert furthest(result, image) <= 5 and len(np.unique(result)) == 1
+
+
+def test_no_tone_is_stretched_beyond_the_limit(photo: np.ndarray) -> None:
+    ramp = np.repeat(np.arange(120, 136, dtype=np.uint8), 48).reshape(16, 16, 3)
+    assert np.abs(np.diff(evened(ramp, 6.0)[:, 0, 0].astype(int))).max() <= 7
+
+
+def test_the_task_evens_the_whole_image_before_it_is_cut(tmp_path: Path, photo: np.ndarray) -> None:
+    with Stylizer(write_same(tmp_path / "double", contrast=6.0), "reference", max_tile=64) as stylize:
+        image = np.ascontiguousarray(photo[:150, :130])
+        np.testing.assert_array_equal(stylize(image), evened(image, 6.0))
+        np.testing.assert_array_equal(stylize(image, 0.0), image)
+
+
+@pytest.mark.parametrize("contrast", [0.5, 1000.0, "much"])
+def test_a_contrast_beyond_its_range_is_refused(tmp_path: Path, contrast: Any) -> None:
+    with pytest.raises(ManifestError, match="contrast"):
+        Stylizer(write_same(tmp_path / "double", contrast=contrast), "reference")
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".avi"])
