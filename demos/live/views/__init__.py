@@ -1,0 +1,1 @@
+"""Where the frames go: a window, web pages, a file, or nowhere."""
