@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,11 +17,13 @@ import msgspec
 from edgekit import bundle as bundles
 from edgekit.bundle import Bundle
 from edgekit.errors import QuantizationError
-from edgekit.exporters import ExportOptions, convert
-from edgekit.exporters.parity import ENGINES
+from edgekit.exporters.proof.parity import ENGINES
 from edgekit.exporters.sources import Source, from_bundle
+from edgekit.exporters.writing import ExportOptions, convert
 from edgekit.manifest import Component, Quality, Variant
+from edgekit.quantization.calibration import checked, from_path
 from edgekit.quantization.metrics.metric import Metric
+from edgekit.quantization.networks import require_same
 from edgekit.quantization.pt2e import layer_names, quantize_source
 from edgekit.quantization.search import rank_layers
 from edgekit.tensors import Array
@@ -34,7 +37,7 @@ EXPORTED = [format for format in ENGINES if format != "torch"]  # whose quality 
 class QuantizeOptions:
     """`keep_float`: patterns of layers that stay float from the start, as "component/layer" where there are
     several components. `max_drop`: the most that int8 may lose, in the metric's unit; while it loses more,
-    the layer that errs most is returned to float, at most `attempts` times. `formats` of the int8 files, and
+    the layer that errs most is returned to float, at most `attempts` times and for `budget_s` seconds. `formats` of the int8 files, and
     `buckets`, the sizes of .tflite files where dimensions are free: those of the fp32 files where left out.
     `progress` is told each step.
     """
@@ -42,6 +45,7 @@ class QuantizeOptions:
     keep_float: Sequence[str] = ()
     max_drop: float | None = None
     attempts: int = 4
+    budget_s: float = math.inf
     formats: Sequence[str] = ()
     buckets: Sequence[Mapping[str, int]] = ()
     progress: Callable[[str], None] = lambda step: None
@@ -59,7 +63,7 @@ class Quantized:
 
 def quantize(
     bundle: str | Path | Bundle,
-    calibration: Calibration | Mapping[str, Calibration],
+    calibration: str | Path | Calibration | Mapping[str, Calibration],
     metric: Metric | None = None,
     *,
     source: Source | Mapping[str, Source] | None = None,
@@ -70,8 +74,8 @@ def quantize(
 
     Args:
         bundle: a folder that `export` wrote.
-        calibration: real inputs, a tuple of arrays each, by component where there are several;
-            `calibration.from_photos` makes them.
+        calibration: real inputs, a tuple of arrays each, by component where there are several; or a path to
+            photos, a text or arrays, as `calibration.from_path` reads it.
         metric: measured for every variant, fp32 too, each on its own engine; its data are not the calibration's.
         source: the PyTorch module, where the bundle does not carry a zoo network's weights; by component
             where there are several.
@@ -88,12 +92,18 @@ def quantize(
     if options.max_drop is not None and metric is None:
         raise QuantizationError(f"got max_drop={options.max_drop} without a metric: pass what to measure it with")
     names = tuple(opened.manifest.components)
-    inputs = _by_component(calibration, names, "calibration")
+    if isinstance(calibration, (str, Path)):
+        calibration = from_path(opened, calibration)
+    given = _by_component(calibration, names, "calibration")
+    inputs = {name: checked(list(found), opened.component(name).inputs) for name, found in given.items()}
+    started = time.monotonic()
     sources = (
         {name: from_bundle(opened, name) for name in names}
         if source is None
         else _by_component(source, names, "source")
     )
+    if source is not None:
+        require_same(opened, sources)
     work = _Work(opened, sources, inputs, metric, options)
     keep = list(options.keep_float)
     ranked: list[str] | None = None
@@ -110,7 +120,7 @@ def quantize(
                 break
             ranked = work.ranked() if ranked is None else ranked
             left = [name for name in ranked if not any(fnmatchcase(name, pattern) for pattern in keep)]
-            if len(left) <= 1:
+            if len(left) <= 1 or time.monotonic() - started > options.budget_s:
                 break
             keep.append(left[0])
         assert best is not None

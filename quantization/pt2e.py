@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from edgekit.errors import QuantizationError
 from edgekit.exporters.graphs import Graph
-from edgekit.exporters.onnx_ import capture, quiet
+from edgekit.exporters.quiet import quiet
 from edgekit.exporters.sources import Source
 from edgekit.tensors import Array
 
@@ -101,7 +101,7 @@ def quantize_source(
         raise QuantizationError("got no calibration inputs: static int8 needs some, 20 or more real ones")
     quantizer = Int8Quantizer(keep_float)
     with quiet(), torch.no_grad():
-        graph_module = capture(Graph(source.module, source)).module()
+        graph_module = Graph(source.module, source).program().module()
         _refuse_unmatched(graph_module, keep_float)
         prepared = prepare_pt2e(graph_module, quantizer)
         if not quantizer.layers:
@@ -117,7 +117,7 @@ def quantize_source(
 
 def layer_names(source: Source) -> list[str]:
     """The module names of the layers that can be quantized, in the order they run."""
-    module = capture(Graph(source.module, source)).module()
+    module = Graph(source.module, source).program().module()
     return [layer_name(node) for node in module.graph.nodes if node.target in LAYERS]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgekit.tasks import load
 class TopOneAccuracy(Metric):
     """The share of images, in percent, whose likeliest label is the right one."""
 
-    images: UInt8
+    images: Sequence[UInt8] | UInt8
     labels: npt.NDArray[np.int64]
     data: str
     name: str = "top1_percent"

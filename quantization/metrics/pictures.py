@@ -56,14 +56,20 @@ def degrade(photo: UInt8, scale: int) -> tuple[UInt8, UInt8]:
 
 @dataclass
 class StyleSsim(Metric):
-    """Structural similarity (0…1) of stylised photos to what PyTorch in fp32 makes of them: `ssim`, mean."""
+    """Structural similarity (0…1) of a task's pictures to what fp32 makes of them: `ssim`, mean over photos.
+
+    The truth is PyTorch's, where the bundle carries the network's weights, else ONNX Runtime's or that of the
+    engine which is measured.
+    """
 
     photos: Sequence[UInt8]
     data: str
     name: str = "ssim"
 
     def value(self, bundle: Bundle, runtime: str, precision: str) -> float:
-        with load(bundle, "torch", precision="fp32") as truth, load(bundle, runtime, precision=precision) as stylize:
+        formats = {v.format for v in bundle.component(bundle.main).variants if v.precision == "fp32"}
+        engine = "torch" if "torch" in formats else "onnxruntime" if "onnx" in formats else runtime
+        with load(bundle, engine, precision="fp32") as truth, load(bundle, runtime, precision=precision) as stylize:
             return float(np.mean([ssim(stylize(photo), truth(photo)) for photo in self.photos]))
 
 
