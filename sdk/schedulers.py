@@ -168,3 +168,25 @@ class Lcm(Sampler):
 
 
 SAMPLERS: dict[str, type[Sampler]] = {"dpm++2m": DpmSolver2M, "ddim": Ddim, "lcm": Lcm}
+
+
+class Continuous:
+    """A sampler behind the calls that the solvers of trained schedules have (`edgekit.solvers.Solver`)."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler, self._schedule = sampler, sampler.schedule
+        self.times = sampler.times[:-1]
+        self.clean: Float = np.zeros(1, np.float32)
+
+    def begin(self, noise: Float, image: Float | None = None) -> Float:
+        """The noise, or an image under as much of it as the first time has."""
+        return noise if image is None else self._schedule.noised(image, noise, self.times[0])
+
+    def seen(self, index: int, sample: Float) -> Float:
+        """What the network is given: the sample itself."""
+        return sample
+
+    def step(self, index: int, sample: Float, predicted: Float) -> Float:
+        """The next sample, from that at times[index] and the network's prediction; x₀ stays in −1…1."""
+        self.clean = np.clip(self._schedule.clean(sample, predicted, self.times[index]), -1.0, 1.0)
+        return self._sampler.step(index, sample, self.clean)

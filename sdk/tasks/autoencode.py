@@ -30,15 +30,17 @@ class Gaussian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AutoencodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`labels` of the `gaussians`; `latent`: length of a code; `height` and `width` of the image that the network
-    takes; `noise`: mean squared error of a reconstruction of familiar images, in 0…1."""
+    """`latent`: length of a code; `height` and `width` of the image that the network takes; `labels` of the
+    `gaussians` that codes are drawn from, N(0, I) where there are none; `noise`: mean squared error of a
+    reconstruction of familiar images, in 0…1.
+    """
 
-    labels: Annotated[tuple[str, ...], Meta(min_length=1)]
-    gaussians: tuple[Gaussian, ...]
     latent: Annotated[int, Meta(ge=1, le=1024)]
     height: Annotated[int, Meta(ge=1, le=4096)]
     width: Annotated[int, Meta(ge=1, le=4096)]
-    noise: Annotated[float, Meta(gt=0, le=1)]
+    noise: Annotated[float, Meta(gt=0, le=1)] = 0.01
+    labels: tuple[str, ...] = ()
+    gaussians: tuple[Gaussian, ...] = ()
 
 
 class Autoencoder(Task):
@@ -65,7 +67,7 @@ class Autoencoder(Task):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes that `sample` draws."""
+        """The names of the classes that `sample` draws; none where it draws from N(0, I)."""
         names: tuple[str, ...] = self.settings.labels
         return names
 
@@ -109,7 +111,8 @@ class Autoencoder(Task):
 
         Args:
             n: how many; None takes as many as there are labels, else one.
-            labels: None takes the classes in turn; or one label for all, or one for each image, by index or name.
+            labels: None takes the classes in turn, where there are any; or one label for all, or one for each image,
+                by index or name.
             seed: None draws fresh numbers; the first images of a seed are the same whatever `n` is.
             steps: there for scripts that also use samplers of many steps; a decoder makes its images in one.
             temperature: scale of the deviations from the mean; 0 gives the mean of the class.
@@ -135,7 +138,9 @@ class Autoencoder(Task):
         if not number or not 0.0 <= temperature <= 10.0:  # also refuses NaN
             raise InputError(f"got temperature={temperature!r}: expected 0 (the mean of the class) to 10; 0.8 is usual")
         n = counted(n, labels)
-        classes, codes = chosen(labels, n, self.labels), drawn(n, self.settings.latent, seed)
+        if labels is not None and not self.labels:
+            raise InputError(f"got labels={labels!r}: {self.bundle.name} knows no classes; leave labels out")
+        classes, codes = chosen(labels, n, self.labels or ("",)), drawn(n, self.settings.latent, seed)
         pairs = zip(classes, codes, strict=True)
         return (self.decode(self._means[c] + temperature * self._factors[c] @ z) for c, z in pairs)
 
@@ -180,7 +185,7 @@ class Autoencoder(Task):
 
     def info(self) -> dict[str, Any]:
         """Name, task, settings without the numbers of the Gaussians, and what runs where and why."""
-        return {**super().info(), "gaussians": f"{len(self.labels)} of {self.settings.latent} dimensions"}
+        return {**super().info(), "gaussians": f"{len(self._means)} of {self.settings.latent} dimensions"}
 
     def _decoded(self, latent: Float32) -> Array:
         session = self._session(component="decoder")
@@ -213,6 +218,8 @@ class Autoencoder(Task):
             ManifestError: their number or lengths are not those of the labels and the latent.
         """
         given, size = self.settings.gaussians, self.settings.latent
+        if not given and not self.labels:
+            return np.zeros((1, size), np.float32), np.eye(size, dtype=np.float32)[None]
         triangle = size * (size + 1) // 2
         lengths = {(len(g.mean), len(g.cholesky)) for g in given}
         if len(given) != len(self.labels) or lengths != {(size, triangle)}:

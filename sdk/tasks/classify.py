@@ -19,11 +19,13 @@ from edgekit.tensors import Array
 
 
 class ClassifySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`labels` in the order of the logits; `height` and `width` of the image that the network takes."""
+    """`labels` in the order of the logits, their numbers where there are none; `height` and `width` of the image
+    that the network takes.
+    """
 
-    labels: Annotated[tuple[str, ...], Meta(min_length=1)]
     height: Annotated[int, Meta(ge=1, le=4096)]
     width: Annotated[int, Meta(ge=1, le=4096)]
+    labels: tuple[str, ...] = ()
 
 
 class Label(NamedTuple):
@@ -47,6 +49,8 @@ class Classifier(Task):
         """As `edgekit.load`."""
         super().__init__(bundle, runtime, **request)
         self._check()
+        count = self.bundle.component().outputs[0].shape[-1]
+        self.labels: tuple[str, ...] = self.settings.labels or tuple(map(str, range(int(count))))
         self._session()  # errors come here, not with the first image
 
     def __call__(self, image: UInt8, top_k: int = 5) -> list[Label]:
@@ -61,7 +65,7 @@ class Classifier(Task):
         exponentials = np.exp(logits - logits.max())
         probabilities = exponentials / exponentials.sum()
         order = np.argsort(-probabilities, kind="stable")[:top_k]
-        return [Label(self.settings.labels[i], float(probabilities[i])) for i in order]
+        return [Label(self.labels[i], float(probabilities[i])) for i in order]
 
     def logits(self, image: UInt8) -> npt.NDArray[np.float32]:
         """The network's own output for one image: float32, one value a label.
@@ -100,7 +104,8 @@ class Classifier(Task):
                 f"{self.bundle.name}: the settings of task 'classify' have images of {settings.height} × "
                 f"{settings.width}, the graph takes {image}: export the bundle again"
             )
-        if len(logits.shape) != 2 or logits.shape[-1] != len(settings.labels):
+        classes = logits.shape[-1] if len(logits.shape) == 2 else None
+        if not isinstance(classes, int) or len(settings.labels) not in (0, classes):
             raise ManifestError(
                 f"{self.bundle.name}: the settings of task 'classify' have {len(settings.labels)} labels, "
                 f"the graph gives {logits}: export the bundle again"

@@ -16,6 +16,7 @@ from edgekit.tensors import Array, TensorSpec
 Float32 = npt.NDArray[np.float32]
 Label = int | str
 LIMIT = 10_000  # images of one call
+LISTED = 12  # classes that an error names
 
 
 def counted(n: int | None, labels: Label | Sequence[Label] | None, latents: Array | None = None, rank: int = 1) -> int:
@@ -64,7 +65,9 @@ def _index(label: object, names: Sequence[str]) -> int:
         label = int(label)
     if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(names):
         return int(label)
-    raise InputError(f"no class {given!r}: expected one of {', '.join(names)}, or an index 0 to {len(names) - 1}")
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    listed = f"{', '.join(names[:LISTED])}{more}"
+    raise InputError(f"no class {given!r}: expected one of {listed}, or an index 0 to {len(names) - 1}")
 
 
 def one_hot_of(index: int, count: int) -> Float32:

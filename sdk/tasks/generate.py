@@ -29,10 +29,12 @@ from edgekit.tensors import Array
 
 
 class GenerateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`labels` in the order of the one-hot input; `latent`: length of the vector an image is made from."""
+    """`latent`: length of the vector an image is made from; `labels` in the order of the one-hot input, none where
+    the network has no such input.
+    """
 
-    labels: Annotated[tuple[str, ...], Meta(min_length=1)]
     latent: Annotated[int, Meta(ge=1, le=65536)]
+    labels: tuple[str, ...] = ()
 
 
 class ImageGenerator(Task):
@@ -55,7 +57,7 @@ class ImageGenerator(Task):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes."""
+        """The names of the classes; none where the network draws whatever it was trained on."""
         names: tuple[str, ...] = self.settings.labels
         return names
 
@@ -108,26 +110,28 @@ class ImageGenerator(Task):
         if latents is not None and seed is not None:
             raise InputError(f"got seed={seed} and latents: give one of them, as a seed only draws latents")
         n = counted(n, labels, latents)
-        classes = chosen(labels, n, self.labels)
+        classes = self._classes(labels, n)
         codes = drawn(n, self.settings.latent, seed) if latents is None else self._given(latents, n)
         return (self._image(code, self._one_hot(c)) for code, c in zip(codes, classes, strict=True))
 
     def interpolate(
-        self, start: int | Array, end: int | Array, n: int = 8, label: Label | tuple[Label, Label] = 0
+        self, start: int | Array, end: int | Array, n: int = 8, label: Label | tuple[Label, Label] | None = None
     ) -> list[UInt8]:
         """`n` images on the way from one latent to another, along the sphere that such vectors lie near.
 
         Args:
             start, end: each a seed, whose first latent is taken, or a latent: float, `settings.latent` numbers.
             n: how many, both ends included; at least 2.
-            label: a class, or two to go from the one to the other.
+            label: a class, or two to go from the one to the other; None is the first there is.
 
         Raises:
             InputError: n beyond 2 to 10,000, an unknown label, a latent of another shape.
         """
         places = way(n)
-        pair = label if isinstance(label, tuple) else (label, label)
-        hot = [self._one_hot(c) for c in chosen(pair, 2, self.labels)]
+        if label is None and self.labels:
+            label = 0
+        pair = label if isinstance(label, tuple) or label is None else (label, label)
+        hot = [self._one_hot(c) for c in self._classes(pair, 2)]
         first, last = (
             drawn(1, self.settings.latent, e)[0] if isinstance(e, int | np.integer) else self._given(e, 1)[0]
             for e in (start, end)
@@ -136,17 +140,35 @@ class ImageGenerator(Task):
 
     def once(self, image: UInt8) -> UInt8:
         """One image of seed 0 and the first class, as a benchmark times it."""
-        return self.sample(1, 0, seed=0)[0]
+        return self.sample(1, 0 if self.labels else None, seed=0)[0]
 
     def _image(self, latent: Float32, one_hot: Float32) -> UInt8:
         target = self._session().outputs[0]
         return picture(self._answer(self._inputs(latent, one_hot))[target.name], target)
 
     def _inputs(self, latent: Float32, one_hot: Float32) -> dict[str, Array]:
-        return {"latent": latent[None], "label": one_hot.astype(np.float32)}
+        shaped = latent.reshape(self._latent_shape())
+        return {"latent": shaped, "label": one_hot.astype(np.float32)} if self.labels else {"latent": shaped}
+
+    def _latent_shape(self) -> tuple[int, ...]:
+        """1 × latent, or 1 × latent × 1 × 1 where the network begins with a transposed convolution."""
+        shape = next(spec.shape for spec in self._session().inputs if spec.name == "latent")
+        return tuple(int(size) for size in shape)
+
+    def _classes(self, labels: Label | Sequence[Label] | None, n: int) -> list[int]:
+        """As `chosen`; a network without classes takes no labels.
+
+        Raises:
+            InputError.
+        """
+        if self.labels:
+            return chosen(labels, n, self.labels)
+        if labels is not None:
+            raise InputError(f"got labels={labels!r}: {self.bundle.name} knows no classes; leave labels out")
+        return [0] * n
 
     def _one_hot(self, index: int) -> Float32:
-        return one_hot_of(index, len(self.labels))
+        return one_hot_of(index, len(self.labels)) if self.labels else np.zeros((1, 0), np.float32)
 
     def _check(self) -> None:
         """Refuse settings that do not fit the graph.
@@ -154,8 +176,13 @@ class ImageGenerator(Task):
         Raises:
             ManifestError.
         """
-        wanted = {"latent": (1, self.settings.latent), "label": (1, len(self.labels))}
-        given = {spec.name: spec.shape for spec in self.bundle.component().inputs}
+        wanted = {"latent": (1, self.settings.latent)}
+        if self.labels:
+            wanted["label"] = (1, len(self.labels))
+        given = {
+            spec.name: spec.shape[:2] if spec.shape[2:] == (1, 1) else spec.shape
+            for spec in self.bundle.component().inputs
+        }
         if given != wanted:
             raise ManifestError(
                 f"{self.bundle.name}: the settings of task 'generate' need inputs of the shapes {wanted}, "

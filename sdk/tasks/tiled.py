@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from edgekit import images, tiling
 from edgekit.bundle import Bundle
-from edgekit.errors import ManifestError
+from edgekit.errors import ImageError, ManifestError
 from edgekit.images import UInt8
 from edgekit.session import Session
 from edgekit.tasks.task import Task
@@ -22,22 +22,26 @@ MAX_WINDOW = 2**24  # pixels of a file of fixed sizes
 
 
 class TiledTask(Task):
-    """An image in, an image `scale` times as large out; its settings state a `halo`. Thread-safe.
+    """An image in, an image `scale` times as large out; its settings state `halo` and `step`. Thread-safe.
 
     Large images are cut into tiles whose results equal the untiled one, as every kept pixel sees its
     whole neighbourhood; memory stays bounded by the result and one tile. An image smaller than the
     bundle's smallest file of fixed sizes is first filled up to it by repeating its edge, on every engine,
     so that all give the same. The network takes sizes that are multiples of `step`; `border` pixels of the
     image's reflection are put around it, and cut off again.
+
+    A halo of None says that the network looks at the whole image, as norms over it do: it is never cut, and
+    only filled up where a file has fixed sizes; where it is larger than these, it is refused.
     """
 
     scale: int = 1
     border: int = 0
-    step: ClassVar[int] = 1
+    step: int = 1
 
     def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int = MAX_TILE, **request: Any) -> None:
         """As `edgekit.load`; `max_tile`: input pixels a side of a tile, where shapes are free."""
         super().__init__(bundle, runtime, **request)
+        self.step = self.settings.step
         self._max_tile = -(-max_tile // self.step) * self.step
         fixed = [v.sizes for v in bundle.component().variants if v.sizes]
         wrong = [s for s in fixed if set(s) != {"height", "width"} or s["height"] * s["width"] > MAX_WINDOW]
@@ -46,7 +50,10 @@ class TiledTask(Task):
                 f"{bundle.name} has files of the sizes {wrong[0]}: expected height and width, {MAX_WINDOW} pixels at most"
             )
         self._windows = self._fixed_windows()
-        self._least = tuple(min((sizes[side] for sizes in fixed), default=1) for side in ("height", "width"))
+        whole = self.settings.halo is None
+        self._least = tuple(
+            1 if whole else min((sizes[side] for sizes in fixed), default=1) for side in ("height", "width")
+        )
         self._buffers = threading.local()
         self._session_of(next(iter(self._windows), None))  # errors come here, not with the first image
 
@@ -151,13 +158,33 @@ class TiledTask(Task):
             -(-max(side + 2 * self.border, least) // self.step) * self.step
             for side, least in zip((height, width), self._least, strict=True)
         )
+        if self._windows and self.settings.halo is None:
+            return self._holding(height, width)
         if not self._windows or any(w[0] <= height and w[1] <= width for w in self._windows):
             return height, width
         return min(((max(height, w[0]), max(width, w[1])) for w in self._windows), key=lambda size: size[0] * size[1])
 
+    def _holding(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest file of fixed sizes that takes an image whole.
+
+        Raises:
+            ImageError: none does.
+        """
+        holding = [w for w in self._windows if w[0] >= height and w[1] >= width]
+        if not holding:
+            have = ", ".join(f"{w[1]} × {w[0]}" for w in self._windows)
+            raise ImageError(
+                f"got an image of {width} × {height}: the {self._picked.variant.format} files of {self.bundle.name} take "
+                f"at most {have}, and its network looks at the whole image, so that it cannot be cut into tiles: "
+                "shrink it, or use runtime='onnxruntime' or 'openvino', which take any size"
+            )
+        return min(holding, key=lambda window: window[0] * window[1])
+
     def _plan(self, height: int, width: int) -> tuple[tuple[int, int] | None, list[Tile]]:
         """The file's window (None where shapes are free) and the tiles over an image."""
         halo = self.settings.halo
+        if halo is None:
+            return (height, width) if self._windows else None, tiling.plan(height, width, (height, width), 0)
         if not self._windows:
             if height * width <= self._max_tile**2:
                 return None, tiling.plan(height, width, (height, width), halo, self.step)

@@ -15,10 +15,13 @@ from edgekit.tasks.tiled import MAX_TILE, TiledTask
 
 
 class UpscaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`scale`: enlargement; `halo`: input pixels around an output pixel that the network looks at."""
+    """`scale`: enlargement; `halo`: input pixels around an output pixel that the network looks at, None where that
+    is the whole image; `step`: what the sizes that it takes are multiples of.
+    """
 
     scale: Annotated[int, Meta(ge=1, le=16)]
-    halo: Annotated[int, Meta(ge=0, le=1024)]
+    halo: Annotated[int, Meta(ge=0, le=1024)] | None
+    step: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
 class Upscaler(TiledTask):

@@ -1,99 +1,61 @@
-"""TextGenerator: text, and tunes, a character at a time."""
+"""TextGenerator: text, and tunes, a token at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 
-from edgekit import music
+from edgekit import choice, music
 from edgekit.bundle import Bundle
-from edgekit.errors import EngineError, InputError, ManifestError
+from edgekit.errors import EngineError, InputError
 from edgekit.images import UInt8
 from edgekit.session import Session
 from edgekit.tasks.drawing import check_seed
 from edgekit.tasks.task import Task
-from edgekit.tensors import Array, TensorSpec
-from edgekit.text import Floats, Sampling, State, Stops, Vocabulary, nats
+from edgekit.tasks.write_reading import ChunkReading, Reading, TextReading
+from edgekit.tasks.write_settings import TOKENS, WriteSettings, check, codec_of
+from edgekit.text import Codec, Floats, Sampling, Stops, nats
 
 MAX_CHARACTERS = 100_000  # of a prompt, and of what is generated
 MAX_ATTEMPTS = 1_000  # of tunes
-EMPTY = 1e9  # the age of a slot that holds nothing yet: attention to it vanishes
+SMALL = 2**24  # bytes of a model whose steps are too small to be shared by threads
 
 
-class WriteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`vocabulary` in the order of the logits; `states` that go from step to step; what text begins and ends with.
+@dataclass(frozen=True)
+class Ends:
+    """What ends a text: strings, and tokens."""
 
-    `context` is the number of slots of the rings, 0 where there are none. `view` "abc" says that the text is
-    music. Each text is read after `start`; `stop` ends it unless the caller names other strings.
-    """
-
-    vocabulary: tuple[str, ...]
-    states: tuple[State, ...]
-    context: Annotated[int, Meta(ge=0, le=65536)] = 0
-    start: str = "\n"
-    stop: tuple[str, ...] = ()
-    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.8
-    view: Literal["text", "abc"] = "text"
-
-
-class Reading:
-    """One text in the making: a session of a step graph, and the states between its steps. Not thread-safe."""
-
-    def __init__(self, session: Session, settings: WriteSettings) -> None:
-        self._session, self._states, self._context = session, settings.states, settings.context
-        self._feeds: dict[str, Array] = {s.name: np.zeros(_sizes(s.shape), s.dtype) for s in session.inputs}
-        self._token = self._feeds["token"]
-        if settings.context:
-            self._feeds["distance"].fill(EMPTY)
-        self._slot = 0
-
-    def feeds(self, token: int) -> dict[str, Array]:
-        """What the graph gets to read this token; the same arrays every time."""
-        self._token[0] = token
-        return self._feeds
-
-    def step(self, token: int) -> Floats:
-        """Read one token; returns the logits of the next, float32, one a token of the vocabulary."""
-        with self._session.borrow(self.feeds(token), check=False) as results:
-            logits: Floats = results["logits"][0].copy()
-            for state in self._states:
-                into = self._feeds[state.input]
-                if state.kind == "append":
-                    into = into[(slice(None),) * state.axis + (self._slot,)]
-                np.copyto(into, results[state.output])
-        if self._context:
-            distance = self._feeds["distance"]
-            distance += 1.0
-            distance[0, self._slot] = 1.0
-            self._slot = (self._slot + 1) % self._context
-        return logits
+    stops: Stops
+    tokens: tuple[int, ...]
 
 
 class TextGenerator(Task):
-    """Call it with a prompt → the text that follows. Characters are what it reads and writes.
+    """Call it with a prompt → the text that follows. What it reads and writes are tokens: characters, or what the
+    bundle's tokenizer makes of a text.
 
-    Networks with a cache see the last `context` characters, recurrent ones and convolutions what their
-    states hold; a longer prompt streams through. Seeded results are the same whenever one engine runs
-    them; temperature 0 (greedy) agrees across engines but where two characters are all but equally likely.
-    Thread-safe.
+    Networks with a cache see the last `context` tokens, recurrent ones and convolutions what their states
+    hold; a longer prompt streams through, unless the network knows a limited number of places. Seeded results
+    are the same whenever one engine runs them; temperature 0 (greedy) agrees across engines but where two
+    tokens are all but equally likely. Thread-safe.
     """
 
     name = "write"
     Settings = WriteSettings
-    draws = "32 characters"
+    draws = "32 tokens"
 
     def __init__(self, bundle: Bundle, runtime: str = "auto", **request: Any) -> None:
         """As `edgekit.load`."""
         super().__init__(bundle, runtime, **request)
-        if self._picked.threads is None:  # a step is too small to be shared: two threads took up to four times as long
+        if self._picked.threads is None and self.variant.bytes < SMALL:  # two threads took up to four times as long
             self._picked = replace(self._picked, threads=1)
-        self.vocabulary = Vocabulary(self.settings.vocabulary)
-        self._check(self._session())  # errors come here, not with the first text
+        self.vocabulary: Codec = codec_of(self.settings, bundle)
+        self._widths = self._sizes()
+        self._first = self._opened(min(self._widths, default=1))
+        self._check(self._first)  # errors come here, not with the first text
+        self._logits = next(spec for spec in self._first.outputs if spec.name == "logits")
 
     def __call__(self, prompt: str = "", max_tokens: int = 200, **options: Any) -> str:
         """As `generate`."""
@@ -114,15 +76,18 @@ class TextGenerator(Task):
         """The continuation of a prompt, without the prompt.
 
         Args:
-            prompt: at most 100,000 characters, all of the vocabulary; "" begins a text.
-            max_tokens: at most so many characters, 1 to 100,000.
+            prompt: at most 100,000 characters; all of the vocabulary, where the bundle has no tokenizer; "" begins
+                a text.
+            max_tokens: at most so many tokens, 1 to 100,000.
             temperature, top_k, top_p, repetition_penalty: as `edgekit.text.Sampling`; None is the bundle's own
                 temperature.
-            stop: strings before which the text ends; None is the bundle's own, () is none.
+            stop: strings before which the text ends; None is the bundle's own, () is none. Where the model has
+                tokens that end a text, they do so unless `stop` is ().
             seed: the same seed gives the same text on one engine; None draws afresh.
 
         Raises:
-            InputError: a character that the model does not know, or a value outside its range.
+            InputError: a character that the model does not know, a value outside its range, or more tokens than
+                it has positions for.
             EngineError: the model gives NaN.
         """
         sampling = self._sampling(temperature, top_k, top_p, repetition_penalty)
@@ -140,7 +105,7 @@ class TextGenerator(Task):
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """As `generate`, in pieces as they come, mostly single characters; leave the loop to stop early.
+        """As `generate`, in pieces as they come, whole characters always; leave the loop to stop early.
 
         Raises:
             InputError, EngineError: as `generate`; what is wrong with the arguments is said before the first piece.
@@ -157,12 +122,15 @@ class TextGenerator(Task):
         tokens = self._encoded(text)
         if not tokens:
             raise InputError("got an empty text: expected some characters to score")
-        reading, logits = self._read(self.vocabulary.encode(self.settings.start))
-        total = 0.0
+        reading, before = self._reading(), self.vocabulary.encode(self.settings.start, special=False)
+        if not before:  # a tokenizer without a token to begin with: the first cannot be scored
+            before, tokens = tokens[:1], tokens[1:]
+        self._require_room(len(before) + len(tokens), 0)
+        logits, total = self._read(reading, before), 0.0
         for token in tokens:
             total += nats(logits, token)
-            logits = self._stepped(reading, token)
-        return total / len(tokens)
+            logits = self._read(reading, [token])
+        return total / len(text)
 
     def tune(
         self, prompt: str = "", *, seed: int | None = None, temperature: float | None = None, attempts: int = 10
@@ -203,7 +171,7 @@ class TextGenerator(Task):
         )
 
     def once(self, image: UInt8) -> str:
-        """32 characters with a fixed seed, for a benchmark."""
+        """32 tokens with a fixed seed, for a benchmark."""
         return self.generate(max_tokens=32, seed=0, stop=())
 
     def _check(self, session: Session) -> None:
@@ -212,44 +180,23 @@ class TextGenerator(Task):
         Raises:
             ManifestError.
         """
-        inputs, outputs = ({s.name: s for s in specs} for specs in (session.inputs, session.outputs))
-        states, settings = self.settings.states, self.settings
-        who = f"{self.bundle.name}: the settings of task 'write'"
-        names = (
-            ["token", *(["distance"] if settings.context else []), *(s.input for s in states)],
-            ["logits", *(s.output for s in states)],
-        )
-        if twice := sorted({name for side in names for name in side if side.count(name) > 1}):
-            raise ManifestError(f"{who} name {', '.join(twice)} more than once: expected each state's own tensors")
-        wanted, given = map(set, names)
-        if wanted != set(inputs) or given != set(outputs):
-            raise ManifestError(
-                f"{who} name the tensors {sorted(wanted | given)}, the graph has {sorted({*inputs, *outputs})}"
-            )
-        for spec in (*session.inputs, *session.outputs):
-            if not all(isinstance(size, int) for size in spec.shape):
-                raise ManifestError(f"{who} need fixed sizes, {spec.name} is {spec}: export the bundle again")
-        rings = {inputs[s.input].shape[s.axis : s.axis + 1] for s in states if s.kind == "append"}
-        if not rings <= {(settings.context,)} or outputs["logits"].shape[1:] != (len(self.vocabulary),):
-            raise ManifestError(
-                f"{who} have {len(self.vocabulary)} characters and a context of {settings.context}, "
-                f"the graph has {outputs['logits']} logits and rings of {sorted(map(str, rings))}"
-            )
-        shapes = {"token": (1,), "distance": (1, settings.context)}
-        for name in sorted(shapes.keys() & wanted):
-            _require_shape(who, inputs[name], shapes[name])
-        for state in states:
-            shape = inputs[state.input].shape
-            if state.kind == "append":
-                shape = shape[: state.axis] + shape[state.axis + 1 :]
-            _require_shape(who, outputs[state.output], shape)
-        try:
-            Sampling(settings.temperature)
-            Stops(settings.stop)
-        except InputError as error:
-            raise ManifestError(f"{who} are wrong: {error}") from error
-        if not settings.start or not set(settings.start) <= set(settings.vocabulary):
-            raise ManifestError(f"{who} have the start {settings.start!r}: expected characters of the vocabulary")
+        check(self.settings, self.vocabulary, session, f"{self.bundle.name}: the settings of task 'write'")
+
+    def _sizes(self) -> list[int]:
+        """The numbers of tokens that there are files for, ascending; none where it is free, or one a step."""
+        runs = self._picked.runtime, self._picked.variant.precision
+        found = choice.candidates(self.bundle, self.components[0], *runs)
+        return sorted({v.sizes[TOKENS] for _, v in found if TOKENS in v.sizes})
+
+    def _opened(self, width: int) -> Session:
+        """A session that reads so many tokens a run."""
+        return self._session({TOKENS: width} if self._widths else None)
+
+    def _reading(self) -> TextReading:
+        """A new text."""
+        if TOKENS not in {spec.name for spec in self._first.inputs}:
+            return Reading(self._session(), self.settings)
+        return ChunkReading(self._opened, self.settings, self._widths, self._first.inputs)
 
     def _sampling(self, temperature: float | None, top_k: int | None, top_p: float | None, penalty: float) -> Sampling:
         own = self.settings.temperature
@@ -264,56 +211,73 @@ class TextGenerator(Task):
         if not 1 <= max_tokens <= MAX_CHARACTERS:
             raise InputError(f"got max_tokens={max_tokens}: expected 1 to {MAX_CHARACTERS:,}")
         stops = Stops(self.settings.stop if stop is None else stop)
-        tokens = [*self.vocabulary.encode(self.settings.start), *self._encoded(prompt)]
+        ends = self.settings.ends if stop is None or stops.strings else ()
+        tokens = self._prompted(prompt)
         check_seed(seed)
-        return self._pieces(tokens, int(max_tokens), sampling, stops, np.random.default_rng(seed))
+        self._require_room(len(tokens), int(max_tokens))
+        return self._pieces(tokens, int(max_tokens), sampling, Ends(stops, tuple(ends)), np.random.default_rng(seed))
 
     def _pieces(
-        self, tokens: list[int], count: int, sampling: Sampling, stops: Stops, random: np.random.Generator
+        self, tokens: list[int], count: int, sampling: Sampling, ends: Ends, random: np.random.Generator
     ) -> Iterator[str]:
-        reading, logits = self._read(tokens)
+        reading, writing = self._reading(), self.vocabulary.stream(tokens)
+        logits = self._read(reading, tokens)
         for left in range(count, 0, -1):
             token = sampling.pick(logits, tokens, random)
+            if token in ends.tokens:
+                break
             tokens.append(token)
-            piece = stops.pass_on(self.vocabulary.characters[token])
-            if piece:
+            if piece := ends.stops.pass_on(writing.push(token)):
                 yield piece
-            if stops.met:
+            if ends.stops.met:
                 return
             if left > 1:
-                logits = self._stepped(reading, token)
-        if held := stops.rest():
+                logits = self._read(reading, [token])
+        if held := ends.stops.pass_on(writing.rest()) + ends.stops.rest():
             yield held
 
-    def _read(self, tokens: Sequence[int]) -> tuple[Reading, Floats]:
-        """A new reading of these tokens, and the logits of the next."""
-        reading = Reading(self._session(), self.settings)
-        for token in tokens[:-1]:
-            reading.step(token)
-        return reading, self._stepped(reading, tokens[-1])
-
-    def _stepped(self, reading: Reading, token: int) -> Floats:
-        logits = reading.step(token)
+    def _read(self, reading: TextReading, tokens: Sequence[int]) -> Floats:
+        """The logits after these tokens."""
+        logits = reading.read(tokens)
         self._require_finite(logits, "logits")
         return logits
 
-    def _encoded(self, text: str) -> list[int]:
-        tokens = self.vocabulary.encode(text)
-        if len(tokens) > MAX_CHARACTERS:
-            raise InputError(f"got a text of {len(text):,} characters: expected at most {MAX_CHARACTERS:,}; cut it")
+    def _prompted(self, prompt: str) -> list[int]:
+        """What is read before the first token is written."""
+        start = self.settings.start
+        if not self.settings.tokenizer:
+            return [*self.vocabulary.encode(start), *self._encoded(prompt)]
+        tokens = self._encoded(prompt, special=True) or self.vocabulary.encode(start, special=False)
+        if not tokens:
+            raise InputError(f"got the prompt {prompt!r}: {self.bundle.name} needs some text to go on from")
         return tokens
 
+    def _encoded(self, text: str, special: bool = False) -> list[int]:
+        if isinstance(text, str) and len(text) > MAX_CHARACTERS:
+            raise InputError(f"got a text of {len(text):,} characters: expected at most {MAX_CHARACTERS:,}; cut it")
+        tokens = self.vocabulary.encode(text, special=special)
+        known = int(self._logits.shape[-1])
+        if strange := next((token for token in tokens if token >= known), None):
+            raise InputError(
+                f"got a text with {self.vocabulary.decode([strange])!r} (token {strange}), of which {self.bundle.name} "
+                f"knows nothing: it has {known} tokens, its tokenizer {len(self.vocabulary)}"
+            )
+        return tokens
 
-def _require_shape(who: str, spec: TensorSpec, shape: tuple[int | str, ...]) -> None:
-    """Refuse a tensor of another shape than the settings lead to.
+    def _require_room(self, read: int, written: int) -> None:
+        """Refuse a text that goes beyond the last position.
 
-    Raises:
-        ManifestError.
-    """
-    if spec.shape != shape:
-        expected = " × ".join(str(size) for size in shape)
-        raise ManifestError(f"{who} need {spec.name} to be {expected}, the graph has {spec}: export the bundle again")
+        Raises:
+            InputError.
+        """
+        places, more = self.settings.positions, max(written - 1, 0)  # the last token is written and not read
+        if places and read + more > places:
+            left = places - read + 1
+            remedy = f"ask for max_tokens={left} or less, or shorten the text" if left > 0 else "shorten the text"
+            raise InputError(
+                f"got a text of {read:,} tokens{f' and max_tokens={written:,}' if written else ''}: {self.bundle.name} "
+                f"has {places:,} positions and ends there; {remedy}"
+            )
 
 
-def _sizes(shape: Sequence[int | str]) -> tuple[int, ...]:
-    return tuple(int(size) for size in shape)
+__all__ = ["MAX_CHARACTERS", "Reading", "TextGenerator", "WriteSettings"]

@@ -93,9 +93,7 @@ def test_stream_shows_each_step(digits: DiffusionSampler) -> None:
 
 def test_stops_early(digits: DiffusionSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that breaks off pays for the steps that it took, and no more."""
-    calls = []
-    predicted = digits._predicted
-    monkeypatch.setattr(digits, "_predicted", lambda *a: calls.append(1) or predicted(*a))  # type: ignore[func-returns-value]
+    calls = runs_of(digits, monkeypatch)
     for step in digits.stream(2, seed=0, steps=50):
         if step.number == 3:
             break
@@ -103,13 +101,7 @@ def test_stops_early(digits: DiffusionSampler, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_guidance_decides_the_runs(digits: DiffusionSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[bool] = []
-    predicted = digits._predicted
-    monkeypatch.setattr(
-        digits,
-        "_predicted",
-        lambda component, sample, time, hot: calls.append(bool(hot.any())) or predicted(component, sample, time, hot),  # type: ignore[func-returns-value]
-    )
+    calls = runs_of(digits, monkeypatch)
     for guidance, runs in ((0.0, [False]), (1.0, [True]), (3.0, [False, True])):
         calls.clear()
         digits.sample(1, 1, seed=0, steps=1, guidance=guidance)
@@ -117,6 +109,19 @@ def test_guidance_decides_the_runs(digits: DiffusionSampler, monkeypatch: pytest
     calls.clear()
     digits.sample(1, 1, seed=0, scheduler="few-steps")
     assert calls == [True] * 4
+
+
+def runs_of(sampler: DiffusionSampler, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows with each run of the network: whether it was given a label."""
+    calls: list[bool] = []
+    once = sampler._network.once
+
+    def noted(component: str, sample: np.ndarray, time: float, given: dict[str, np.ndarray]) -> np.ndarray:
+        calls.append(bool(given["label"].any()))
+        return once(component, sample, time, given)
+
+    monkeypatch.setattr(sampler._network, "once", noted)
+    return calls
 
 
 @pytest.mark.parametrize("options", [{}, {"scheduler": "ddim"}, {"scheduler": "few-steps"}])

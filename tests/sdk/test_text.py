@@ -133,3 +133,18 @@ def test_empty_stop_strings_are_refused(wrong: object) -> None:
 def test_nats_are_minus_the_logarithm_of_the_probability() -> None:
     assert nats(LOGITS, 0) == pytest.approx(-math.log(0.5))
     assert nats(LOGITS + 1000, 3) == pytest.approx(-math.log(0.1), abs=1e-3)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=3), Sampling(1.0, top_p=0.95), Sampling(0.7, 90, 0.5)])
+def test_cutting_off_is_what_sorting_all_would_give(sampling: Sampling) -> None:
+    """Of many tokens, with equals among them; the first of equals stays."""
+    logits = np.random.default_rng(0).normal(0, 2, 1_000).astype(np.float32).round(1)
+    shares = np.exp((logits.astype(np.float64) - logits.max()) / sampling.temperature)
+    for size, kept in ((sampling.top_k, None), (None, sampling.top_p)):
+        order = np.argsort(-shares, kind="stable")
+        before = np.cumsum(shares[order]) - shares[order]
+        if size is not None:
+            shares[order[size:]] = 0.0
+        if kept is not None:
+            shares[order[before >= kept * shares.sum()]] = 0.0
+    np.testing.assert_array_equal(sampling.shares(logits), shares)
