@@ -11,11 +11,14 @@ import msgspec
 from edgekit import bundle as bundles
 from edgekit import manifest as manifests
 from edgekit.bundle import Bundle
-from edgekit.exporters import FORMATS, ExportOptions, compared, convert
+from edgekit.errors import ExportError
+from edgekit.exporters.formats.openvino_ import from_onnx
 from edgekit.exporters.graphs import Graph
-from edgekit.exporters.openvino_ import from_onnx
+from edgekit.exporters.proof.places import message_of
 from edgekit.exporters.sources import from_bundle
+from edgekit.exporters.writing import FORMATS, ExportOptions, compared, convert
 from edgekit.manifest import Variant
+from edgekit.runtimes.external_data import require_inside
 
 
 def complete(
@@ -56,12 +59,28 @@ def _missing(bundle: Bundle, name: str, stage: Path, options: ExportOptions) -> 
     made: list[Variant] = []
     for format in options.formats:
         if (format, "fp32") not in have:
-            made += convert(Graph(source.module, source, component=name), format, stage, options)
+            made += convert(
+                Graph(source.module, source, component=name, progress=options.progress), format, stage, options
+            )
     if "openvino" in options.formats and ("onnx", "int8") in have and ("openvino", "int8") not in have:
         int8 = next(v for v in component.variants if (v.format, v.precision) == ("onnx", "int8"))
         options.progress(f"openvino int8 of {int8.path}")
-        files = from_onnx(bundle.model_path(int8), stage, f"{name}-int8")
+        files = _to_openvino(bundle, int8, stage, f"{name}-int8")
         entries = tuple(bundles.file_entry(stage, file) for file in files)
-        graph = Graph(source.module, source, "int8", name)
+        graph = Graph(source.module, source, "int8", name, options.progress)
         made.append(compared(Variant(format="openvino", precision="int8", files=entries), graph, stage, options))
     return made
+
+
+def _to_openvino(bundle: Bundle, variant: Variant, stage: Path, stem: str) -> tuple[str, str]:
+    """Convert a bundle's ONNX file, after what it refers to was found inside the bundle; the names of the files.
+
+    Raises:
+        BundleError: its external data lies elsewhere. ExportError: OpenVINO refuses it.
+    """
+    path = bundle.model_path(variant)
+    require_inside(path, [bundle.file(entry) for entry in variant.files])
+    try:
+        return from_onnx(path, stage, stem)
+    except RuntimeError as error:
+        raise ExportError(f"openvino: '{variant.path}' does not convert: {message_of(error)}") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,22 @@ import torch
 from torch import nn
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BundleError, InputError
+from edgekit.errors import BundleError, EdgekitError, InputError
+from edgekit.exporters.flat import Flat, call, flattened, in_float32, is_flat, parameters_for
+from edgekit.exporters.proof.places import first_line, raised_at, unwrapped
+from edgekit.exporters.sizing import fitted, sized
 from edgekit.runtimes.torch_ import TorchSession, load_module
 from edgekit.tensors import Array, TensorSpec, dtype_named
+
+FACTORY = "package.module:factory or file.py:factory"
 
 
 @dataclass(frozen=True)
 class Source:
     """A module, what it takes and gives, and probes: inputs that parity and golden values are made from.
 
-    `family` and `settings` let a bundle carry the weights of a zoo network for PyTorch as well.
+    `family` and `settings` let a bundle carry the weights of a zoo network for PyTorch as well; `bounds` are the
+    smallest and the largest size of a free dimension, where they are known; `notes` tell what was changed.
     """
 
     module: nn.Module
@@ -33,48 +41,132 @@ class Source:
     probes: tuple[tuple[Array, ...], ...]
     family: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    memo: dict[str, list[list[Array]]] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """What PyTorch computes in fp32 on the CPU."""
         session = TorchSession(self.module, self.inputs, self.outputs)
         return list(session.run({s.name: a for s, a in zip(self.inputs, arrays, strict=True)}).values())
 
+    def answers(self, sizes: Mapping[str, int]) -> list[list[Array]]:
+        """What PyTorch computes for each of the fitted probes; computed once for every size."""
+        key = str(sorted(sizes.items()))
+        if key not in self.memo:
+            self.memo[key] = [self.run(probe) for probe in self.fitted_probes(sizes)]
+        return self.memo[key]
+
     def fitted_probes(self, sizes: Mapping[str, int]) -> list[tuple[Array, ...]]:
         """The probes cropped, or repeated, to the shapes that `sizes` fixes."""
         specs = [spec.bound(sizes) for spec in self.inputs]
-        return [tuple(_fit(a, s.shape) for a, s in zip(probe, specs, strict=True)) for probe in self.probes]
+        return [tuple(fitted(a, s.shape) for a, s in zip(probe, specs, strict=True)) for probe in self.probes]
 
 
 def from_module(
     module: nn.Module,
-    example_inputs: Sequence[Array | torch.Tensor],
+    example_inputs: Sequence[Array | torch.Tensor] | Mapping[str, Array | torch.Tensor],
     names: Sequence[str] = (),
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Source:
-    """Describe a module by running it on its example inputs.
+    """Describe a module by running it on its example inputs, and at other sizes where dimensions are free.
 
     Args:
-        module: put into evaluation mode.
-        example_inputs: arrays or tensors, in the order of `forward`.
-        names: of the inputs; "image" for a single 4-D one, else "input0", … where left out.
+        module: put into evaluation mode; one of float16, bfloat16 or float64 weights is copied to float32.
+        example_inputs: arrays or tensors, in the order of `forward`, or by the names of its parameters; those left
+            out keep their defaults. Floats become float32.
+        names: of the inputs: parameters of `forward`, in any order, or names of your own for the first ones.
+            "image" for a single 4-D one, else those of the parameters, where left out.
         dynamic: free dimensions by input and axis, for example {"image": {2: "height", 3: "width"}}.
+
+    Returns:
+        Outputs are named after keys and fields ("logits"), or "output", "output0", …; numbers and None among them
+        are left out, scalars are tensors of one value. A size of an output that follows a free dimension is
+        written as "height", "2*height", "height/4" or "height+2"; one that follows none of these rules has a name
+        of its own.
 
     Raises:
         InputError: the module does not run on these inputs, or a name is not one of them.
     """
-    arrays = [np.ascontiguousarray(e.detach().numpy() if isinstance(e, torch.Tensor) else e) for e in example_inputs]
+    if isinstance(example_inputs, Mapping):
+        names, example_inputs = tuple(example_inputs), tuple(example_inputs.values())
+    notes = []
+    wide = in_float32(module)
+    if wide is not module:
+        notes.append(f"{type(unwrapped(module)).__name__} was converted to float32, in which every comparison is made")
+    arrays = [_array(example, index) for index, example in enumerate(example_inputs)]
     if not arrays:
-        raise InputError("got no example inputs: expected one array for each argument of the module's forward")
+        raise InputError(
+            "got no example inputs: expected one array for each argument of the module's forward (--input NAME=SHAPE "
+            "on the command line)"
+        )
+    parameters = parameters_for(wide, len(arrays), names)
     single = len(arrays) == 1 and arrays[0].ndim == 4
-    names = list(names) or (["image"] if single else [f"input{i}" for i in range(len(arrays))])
+    names = list(names) or (["image"] if single else parameters)
     free = dynamic or {}
     if len(names) != len(arrays) or not set(free) <= set(names):
         raise InputError(f"got names {list(names)} and free dimensions of {sorted(free)} for {len(arrays)} inputs")
-    inputs = tuple(_spec(name, a, dict(free.get(name, {}).items())) for name, a in zip(names, arrays, strict=True))
-    outputs = _outputs(module.eval(), arrays, inputs)
+    for name, array in zip(names, arrays, strict=True):
+        if missing := sorted(set(free.get(name, {})) - set(range(array.ndim))):
+            axes = ", ".join(map(str, missing))
+            raise InputError(f"got free dimensions at axis {axes} of '{name}', whose shape is {array.shape}")
+    described, results = _called(wide.eval(), parameters, arrays, names)
+    arrays = [a if a.ndim else a.reshape(1) for a in arrays]
+    inputs = tuple(_spec(name, a, free.get(name, {})) for name, a in zip(names, arrays, strict=True))
+    outputs = tuple(_spec(name, r.numpy(), {}) for name, r in results.items())
+    if any(isinstance(d, str) for spec in inputs for d in spec.shape):
+        outputs = sized(described, inputs, outputs, arrays)
     random = np.random.default_rng(0)
     probes = [tuple(arrays), *(tuple(_shuffled(a, random) for a in arrays) for _ in range(2))]
-    return Source(module, inputs, outputs, tuple(probes))
+    return Source(described, inputs, outputs, tuple(probes), notes=tuple(notes))
+
+
+def _array(example: object, index: int) -> Array:
+    """An example as an array of a dtype that engines have.
+
+    Raises:
+        InputError: no array or tensor.
+    """
+    if isinstance(example, torch.Tensor):
+        example = (example.float() if example.is_floating_point() else example).detach().cpu().numpy()
+    if not isinstance(example, (np.ndarray, np.generic)):
+        raise InputError(
+            f"example input {index} is {type(example).__name__}: expected an array or a tensor; leave out arguments "
+            "that keep their defaults, and set other values where the module is made"
+        )
+    array = np.array(example, np.float32 if example.dtype.kind == "f" else None, order="C")
+    dtype_named(array.dtype.name)
+    return array
+
+
+def _called(
+    module: nn.Module, parameters: Sequence[str], arrays: Sequence[Array], names: Sequence[str]
+) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """The module, made flat where it is not, and its outputs by name.
+
+    Raises:
+        InputError: it does not run on these inputs, or gives no tensor.
+    """
+    tensors = {p: torch.from_numpy(a.copy()) for p, a in zip(parameters, arrays, strict=True)}
+    try:
+        with torch.inference_mode():
+            result = call(module, tensors)
+    except Exception as error:  # whatever the module's own code raises
+        shapes = ", ".join(
+            f"{p} {a.dtype} {a.shape}" if len(arrays) > 1 else str(a.shape)
+            for p, a in zip(parameters, arrays, strict=True)
+        )
+        kind = type(unwrapped(module)).__name__
+        raise InputError(f"{kind} does not run on inputs of {shapes}: {error}") from error
+    found = dict(flattened(result))
+    if not found:
+        kind = type(unwrapped(module)).__name__
+        raise InputError(f"{kind} gives {type(result).__name__} without a tensor: expected tensors")
+    scalars = [name for name, tensor in tensors.items() if not tensor.ndim]
+    if scalars or not is_flat(module, parameters, result):
+        module = Flat(module, parameters, tuple(found), scalars)
+        found = {name: t.reshape(1) if t.ndim == 0 else t for name, t in found.items()}
+    return module, {f"{name}_out" if name in names else name: tensor for name, tensor in found.items()}
 
 
 def from_bundle(bundle: Bundle, name: str = "model") -> Source:
@@ -99,100 +191,152 @@ def from_bundle(bundle: Bundle, name: str = "model") -> Source:
 def from_factory(reference: str, weights: Path | None = None) -> nn.Module:
     """Call "package.module:factory" or "file.py:factory" for a module, and fill it from a weights file.
 
-    The factory is code that the caller names; weights are safetensors, or a state dict that loads with
-    `weights_only=True`: nothing is unpickled.
-
     Raises:
-        InputError: no such module or attribute, or it gives no nn.Module.
+        InputError: no such module or attribute, or it gives no nn.Module. As `filled`.
     """
-    place, _, name = reference.partition(":")
-    try:
-        factory = getattr(_import(place), name or "")
-    except (ImportError, AttributeError, OSError) as error:
-        raise InputError(
-            f"cannot find '{reference}': {error}; expected package.module:factory or file.py:factory"
-        ) from error
-    module = factory if isinstance(factory, nn.Module) else factory()
+    module = called(reference)
     if not isinstance(module, nn.Module):
         raise InputError(f"'{reference}' gave {type(module).__name__}: expected a torch.nn.Module")
-    if weights is not None:
-        _fill(module, weights)
-    return module.eval()
+    return (module if weights is None else filled(module, weights)).eval()
 
 
-def _fill(module: nn.Module, weights: Path) -> None:
+def called(reference: str) -> Any:
+    """What "package.module:factory" or "file.py:factory" gives; the factory is code that the caller names.
+
+    A file may import what lies beside it.
+
+    Raises:
+        InputError: no such module or attribute, or its own code raised. EdgekitError: raised by the factory.
+    """
+    place, _, name = reference.partition(":")
+    with _importing_from(place):
+        found = _attribute(_told(reference, lambda: _import(place, reference)), name, reference)
+        if not callable(found) or isinstance(found, nn.Module):
+            return found
+        return _told(reference, found, ": a factory is called without arguments")
+
+
+def _told(reference: str, code: Callable[[], Any], remark: str = "") -> Any:
+    """What the user's code gives; what it raises, as an InputError that names it."""
     try:
-        if weights.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(weights)
-        else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        module.load_state_dict(state.get("state_dict", state))
-    except Exception as error:  # unpickling guards, missing files and wrong keys raise unrelated types
-        raise InputError(f"'{weights}' does not fill {type(module).__name__}: {str(error).splitlines()[0]}") from error
+        return code()
+    except EdgekitError:
+        raise
+    except Exception as error:  # whatever it is
+        at = f" (line {line})" if (line := raised_at(error)) else ""
+        raise InputError(f"'{reference}' raised {type(error).__name__}: {first_line(error)}{at}{remark}") from error
 
 
-def _import(place: str) -> Any:
-    if not place.endswith(".py"):
-        sys.path.insert(0, "")
-        try:
-            return importlib.import_module(place)
-        finally:
-            sys.path.remove("")
-    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"no file '{place}'")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def _attribute(module: ModuleType, name: str, reference: str) -> Any:
+    """The attribute of a module that a reference names.
+
+    Raises:
+        InputError: there is none; names what it might have been.
+    """
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        own = [
+            n
+            for n, value in vars(module).items()
+            if isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", "") == module.__name__)
+        ]
+        have = f"it has {', '.join(own[:8])}{' …' if own[8:] else ''}" if own else "it has no function, class or module"
+        raise InputError(f"cannot find '{reference}': {have}; expected {FACTORY}") from error
+
+
+def filled(module: nn.Module, weights: Path) -> nn.Module:
+    """The module with the tensors of a file: safetensors, or a state dict that loads with `weights_only=True`.
+
+    What training wraps around them is taken off, such as "state_dict" and DataParallel's "module."; nothing is
+    unpickled.
+
+    Raises:
+        InputError: it is no such file, or its names and shapes are not the module's.
+    """
+    from edgekit.exporters.readers.layouts.weights import PREFIXES, bared, raw_weights  # which stands on sources
+
+    wanted, named = module.state_dict(), list(bared(raw_weights(weights)))
+    named += [{p + name: tensor for name, tensor in state.items()} for state in reversed(named) for p in PREFIXES]
+    state = min(named, key=lambda s: sum(map(len, _misfits(s, wanted).values())))
+    told = "; ".join(
+        f"{what}: {', '.join(n[:3])}{f' and {len(n) - 3} more' if n[3:] else ''}"
+        for what, n in _misfits(state, wanted).items()
+        if n
+    )
+    if told:
+        kind = type(unwrapped(module)).__name__
+        raise InputError(f"'{weights}' does not fill {kind}: {told}; is the network built as it was?")
+    module.load_state_dict(state, strict=False)
     return module
+
+
+def _misfits(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    """What keeps a state dict from a module's, by kind."""
+    return {
+        "missing": [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")],
+        "unexpected": [name for name in state if name not in wanted],
+        "other shapes": [
+            f"{name} is {tuple(t.shape)}, not {tuple(wanted[name].shape)}"
+            for name, t in state.items()
+            if name in wanted and t.shape != wanted[name].shape
+        ],
+    }
+
+
+def _import(place: str, reference: str) -> ModuleType:
+    """The module of a dotted name, or of a file, which is run anew.
+
+    Raises:
+        InputError: there is none. What its own code raises.
+    """
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise InputError(f"cannot find '{reference}': no file '{place}'; expected {FACTORY}")
+        return _run(Path(place).absolute())
+    try:
+        return importlib.import_module(place)
+    except ImportError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise  # what the module imports itself is missing
+        raise InputError(f"cannot find '{reference}': {error}; expected {FACTORY}") from error
+    except ValueError as error:  # an empty name
+        raise InputError(f"cannot find '{reference}': {error}; expected {FACTORY}") from error
+
+
+def _run(file: Path) -> ModuleType:
+    """A file as a module, known by its name as an imported one, unless another module has that name."""
+    before = sys.modules.get(file.stem)
+    taken = before is not None and getattr(before, "__file__", None) != str(file)
+    spec = importlib.util.spec_from_file_location(f"edgekit_{file.stem}" if taken else file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+@contextlib.contextmanager
+def _importing_from(place: str) -> Iterator[None]:
+    """The folder of a file, or else the working folder, first in what is imported from."""
+    folder = str(Path(place).absolute().parent) if place.endswith(".py") else ""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
 
 
 def _spec(name: str, array: Array, free: Mapping[int, str]) -> TensorSpec:
     shape = tuple(free.get(axis, size) for axis, size in enumerate(array.shape))
-    image = array.ndim == 4 and array.shape[1] in (1, 3, 4)
+    image = array.ndim == 4 and array.shape[1] in (1, 3, 4) and array.dtype.kind == "f"
     return TensorSpec(name, dtype_named(array.dtype.name), shape, "NCHW" if image else None)
-
-
-def _outputs(module: nn.Module, arrays: list[Array], inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Specs of the outputs; a size that is a multiple of a free input dimension is named after it."""
-    try:
-        with torch.inference_mode():
-            results = module(*(torch.from_numpy(a.copy()) for a in arrays))
-    except Exception as error:
-        shapes = ", ".join(str(a.shape) for a in arrays)
-        raise InputError(f"{type(module).__name__} does not run on inputs of {shapes}: {error}") from error
-    results = results if isinstance(results, (tuple, list)) else (results,)
-    free = {
-        axis: (dim, size)
-        for spec, a in zip(inputs, arrays, strict=True)
-        for axis, (dim, size) in enumerate(zip(spec.shape, a.shape, strict=True))
-        if isinstance(dim, str)
-    }
-    specs = []
-    for index, result in enumerate(results):
-        shape = tuple(_named(size, free.get(axis)) for axis, size in enumerate(result.shape))
-        image = result.ndim == 4 and result.shape[1] in (1, 3, 4)
-        name = "output" if len(results) == 1 else f"output{index}"
-        specs.append(
-            TensorSpec(name, dtype_named(str(result.dtype).removeprefix("torch.")), shape, "NCHW" if image else None)
-        )
-    return tuple(specs)
-
-
-def _named(size: int, free: tuple[str, int] | None) -> int | str:
-    if free is None or size % free[1]:
-        return size
-    return free[0] if size == free[1] else f"{size // free[1]}*{free[0]}"
 
 
 def _shuffled(array: Array, random: np.random.Generator) -> Array:
     """The same values at other places: as typical as the example, and not the example."""
     return random.permutation(array.reshape(-1)).reshape(array.shape)
-
-
-def _fit(array: Array, shape: Sequence[int | str]) -> Array:
-    for axis, size in enumerate(shape):
-        if isinstance(size, int):
-            array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
-    return np.ascontiguousarray(array)

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import processor
+from edgekit.runtimes.external_data import require_inside
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, TensorSpec, dtype_named
 
@@ -60,6 +61,7 @@ class OnnxRuntime(Runtime):
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
         engine = _engine()
         provider = self._provider(device)
+        require_inside(model.path, model.files)
         settings = engine.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = threads or 0
@@ -146,7 +148,7 @@ def _engine() -> Any:
 
 
 def _spec(tensor: Any) -> TensorSpec:
-    shape = tuple(d if isinstance(d, int) else str(d or f"dim{i}") for i, d in enumerate(tensor.shape))
+    shape = tuple(d if isinstance(d, int) else str(d or f"{tensor.name}_dim{i}") for i, d in enumerate(tensor.shape))
     return TensorSpec(tensor.name, dtype_named(DTYPES.get(tensor.type, tensor.type)), shape)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
+from edgekit.runtimes.external_data import require_inside
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, TensorSpec, dtype_named
 
@@ -54,6 +55,8 @@ class OpenVinoRuntime(Runtime):
                 f"openvino has no {device} here: it found {', '.join(core.available_devices)}; "
                 "use device='cpu', or install the driver of the device"
             )
+        if model.path.suffix == ".onnx":
+            require_inside(model.path, model.files)
         settings = {
             "INFERENCE_PRECISION_HINT": options.inference_precision,
             "PERFORMANCE_HINT": options.performance_hint,
@@ -61,7 +64,12 @@ class OpenVinoRuntime(Runtime):
         if threads and target == "CPU":
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            compiled = core.compile_model(core.read_model(model.path), target, settings)
+            network = core.read_model(model.path)
+            if target.startswith("NPU"):
+                fix_sizes(network, model)
+            compiled = core.compile_model(network, target, settings)
+        except DeviceUnavailable:
+            raise
         except Exception as error:  # RuntimeError and others, from C++
             raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {_reason(error)}") from error
         return OpenVinoSession(compiled, model, device)
@@ -117,6 +125,21 @@ class OpenVinoSession(Session):
         self._request = self._compiled = None
 
 
+def fix_sizes(network: Any, model: Model) -> None:
+    """Give a network's free dimensions the sizes that were asked for, as an NPU compiles fixed sizes alone.
+
+    Raises:
+        DeviceUnavailable: a free dimension has no size.
+    """
+    specs = [spec.bound(model.sizes) for spec in model.inputs]
+    free = sorted({str(d) for spec in specs for d in spec.shape if isinstance(d, str)})
+    if free or (not specs and network.is_dynamic()):
+        named = ", ".join(f"'{d}': …" for d in free) or "…"
+        raise DeviceUnavailable(f"an NPU needs fixed sizes: open '{model.path.name}' with sizes={{{named}}}")
+    if network.is_dynamic():
+        network.reshape({port: list(spec.shape) for port, spec in zip(network.inputs, specs, strict=True)})
+
+
 def _engine() -> Any:
     try:
         import openvino
@@ -126,8 +149,10 @@ def _engine() -> Any:
 
 
 def _spec(port: Any) -> TensorSpec:
-    shape = tuple(d.get_length() if d.is_static else f"dim{i}" for i, d in enumerate(port.get_partial_shape()))
-    return TensorSpec(port.get_any_name(), dtype_named(str(port.get_element_type().to_dtype())), shape)
+    name = port.get_any_name() if port.get_names() else port.get_node().get_friendly_name()
+    sizes = enumerate(port.get_partial_shape())
+    shape = tuple(d.get_length() if d.is_static else f"{name}_dim{i}" for i, d in sizes)
+    return TensorSpec(name, dtype_named(str(port.get_element_type().to_dtype())), shape)
 
 
 def _text(info: Any, key: str) -> str:

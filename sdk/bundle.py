@@ -98,6 +98,18 @@ class Bundle:
         first, *_ = [self.file(entry) for entry in variant.files]
         return first
 
+    def extra(self, path: str) -> Path:
+        """The checked path of a file that the manifest lists beside the graphs, such as a tokenizer.
+
+        Raises:
+            BundleError: it lists none of that path. As `file`.
+        """
+        entry = next((e for e in self.manifest.files if e.path == path), None)
+        if entry is None:
+            have = ", ".join(e.path for e in self.manifest.files) or "none"
+            raise BundleError(f"{self.name} has no file '{path}': beside its graphs it lists {have}")
+        return self.file(entry)
+
     def golden(self, component: str = "model") -> dict[str, Array]:
         """The golden arrays by tensor name: inputs whole, outputs as `golden_sample` of them."""
         described = self.component(component)
@@ -130,7 +142,8 @@ class Bundle:
                     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
                     info.compress_type = zipfile.ZIP_DEFLATED
                     info.external_attr = 0o644 << 16
-                    archive.writestr(info, (self.folder / name).read_bytes())
+                    with open(self.folder / name, "rb") as source, archive.open(info, "w", force_zip64=True) as sink:
+                        shutil.copyfileobj(source, sink, 2**20)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from edgekit import profile, registry
 from edgekit.bundle import Bundle
-from edgekit.errors import DeviceUnavailable, NotInstalled
+from edgekit.errors import DeviceUnavailable, InputError, NotInstalled
 from edgekit.machine import architecture
-from edgekit.manifest import Variant
+from edgekit.manifest import Component, Variant
 
 # Without a profile, best first. x86-64: OpenVINO was fastest in every family measured, int8 before float.
 # Arm: OpenVINO runs int8 as fp16 there, slower than float; LiteRT (XNNPACK) and ONNX Runtime have int8 kernels.
@@ -33,6 +33,7 @@ DEFAULT_ORDER = {
     ),
 }
 OTHER_PRECISIONS = ("int8", "fp32")  # of engines that are in no order, such as torch
+RARE_PRECISIONS = ("fp16", "int8-dynamic", "int8-weights", "int4-weights")  # after those measured
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ def pick(
             raise DeviceUnavailable(
                 f"no installed engine that reads {bundle.name} has the device '{device}': use device='cpu', or see `edgekit devices`"
             )
+    described = bundle.component(component)
+    free = {d for s in described.inputs for d in s.shape if isinstance(d, str)}
+    free |= {d for v in described.variants for d in v.sizes}
+    if unknown := sorted(set(sizes) - free):
+        raise InputError(
+            f"got sizes of {', '.join(unknown)}: {bundle.name} has {', '.join(sorted(free)) or 'none free'}"
+        )
     fitting = [c for c in installed if _fits(c[1], sizes)]
     if not fitting:
         have = sorted({str(dict(v.sizes)) for _, v in installed})
@@ -90,10 +98,18 @@ def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> 
     if runtime != "auto":
         known = [p for engine, p in order if engine == runtime]
         order = [(runtime, p) for p in known or OTHER_PRECISIONS]
+    engines = dict.fromkeys(engine for engine, _ in order)
+    order = [*order, *((engine, rare) for rare in RARE_PRECISIONS for engine in engines)]
     if precision != "auto":
         order = list(dict.fromkeys((engine, precision) for engine, _ in order))
     variants = bundle.component(component).variants
     return [(engine, variant) for engine, wanted in order for variant in readable(engine, wanted, variants)]
+
+
+def alike(component: Component, variant: Variant) -> list[Variant]:
+    """The variants that differ from this one in the sizes of its free dimensions alone, this one first."""
+    same = [v for v in component.variants if (v.format, v.precision) == (variant.format, variant.precision)]
+    return [variant, *(v for v in same if v is not variant and v.sizes.keys() == variant.sizes.keys() and v.sizes)]
 
 
 def readable(engine: str, precision: str, variants: Sequence[Variant]) -> list[Variant]:

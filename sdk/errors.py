@@ -20,6 +20,8 @@ EdgekitError
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class EdgekitError(Exception):
     """Base of every error that edgekit raises on purpose."""
@@ -81,7 +83,9 @@ class SessionClosed(EdgekitError, RuntimeError):
 
 
 class ExportError(EdgekitError, RuntimeError):
-    """A converter failed."""
+    """A converter failed; `bundle` is the one that was written all the same, with what did not fail."""
+
+    bundle: Any = None
 
 
 class ParityError(ExportError):

@@ -14,7 +14,8 @@ from edgekit.tensors import TensorSpec
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 2**20
-MAX_FILE_BYTES = 2**33
+MAX_FILE_BYTES = 2**35
+MAX_BUNDLE_BYTES = 2**36
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 Format = Literal["onnx", "openvino", "tflite", "torch", "reference"]
@@ -29,6 +30,7 @@ METRICS = {  # how people write them
     "ssim": "SSIM",
     "nats_per_char": "nats/char",
     "velocity_mse": "velocity MSE",
+    "noise_percent": "% noise",
 }
 
 
@@ -59,11 +61,17 @@ class Quality(_Strict, frozen=True):
 
 
 class Parity(_Strict, frozen=True):
-    """The variant's outputs against PyTorch in fp32: largest absolute error, and SNR in dB (999 = equal)."""
+    """The variant's outputs against `reference` in fp32: largest absolute error, SNR in dB (999 = equal),
+    and the largest error as a part of the largest value of that output. `note` is what a comparison has to say
+    beside numbers.
+    """
 
     max_error: float
     snr_db: float
     inputs: int
+    relative: float | None = None
+    reference: str = "torch"
+    note: str = ""
 
 
 class Variant(_Strict, frozen=True):
@@ -130,11 +138,12 @@ class Manifest(_Strict, frozen=True, kw_only=True, omit_defaults=False):
     licence: str = ""
     provenance: dict[str, Any] = {}
     task: Task | None = None
+    files: tuple[FileEntry, ...] = ()  # what the task needs beside graphs, such as a tokenizer
     components: Annotated[dict[Name, Component], Meta(min_length=1)]
 
     def file_entries(self) -> list[FileEntry]:
         """Every file that the bundle consists of, bundle.json apart."""
-        entries: list[FileEntry] = []
+        entries: list[FileEntry] = list(self.files)
         for component in self.components.values():
             entries += [g.file for g in component.golden]
             entries += [f for variant in component.variants for f in variant.files]
@@ -182,8 +191,8 @@ def check_name(name: str) -> None:
 
 def _check_values(manifest: Manifest, source: str) -> None:
     """What types alone do not say: sizes in all, ranges, dimensions, and that no variant lacks its weights file."""
-    if sum(e.bytes for e in manifest.file_entries()) > MAX_FILE_BYTES:
-        raise ManifestError(f"'{source}' names more than {MAX_FILE_BYTES} bytes of files")
+    if sum(e.bytes for e in manifest.file_entries()) > MAX_BUNDLE_BYTES:
+        raise ManifestError(f"'{source}' names more than {MAX_BUNDLE_BYTES} bytes of files")
     for component in manifest.components.values():
         variants = component.variants
         specs = [*component.inputs, *component.outputs, *(s for v in variants for s in (*v.inputs, *v.outputs))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from importlib.metadata import entry_points
 from typing import Any
@@ -26,9 +27,16 @@ TABLES: dict[str, dict[str, str]] = {
         "write": "edgekit.tasks.write:TextGenerator",
     },
     "exporters": {
-        "onnx": "edgekit.exporters.onnx_:OnnxExporter",
-        "openvino": "edgekit.exporters.openvino_:OpenVinoExporter",
-        "tflite": "edgekit.exporters.tflite:TfliteExporter",
+        "onnx": "edgekit.exporters.formats.onnx_:OnnxExporter",
+        "openvino": "edgekit.exporters.formats.openvino_:OpenVinoExporter",
+        "tflite": "edgekit.exporters.formats.tflite:TfliteExporter",
+    },
+    "readers": {
+        "program": "edgekit.exporters.readers.programs:ProgramReader",
+        "diffusers": "edgekit.exporters.readers.diffusers_:DiffusersReader",
+        "hugging_face": "edgekit.exporters.readers.hugging_face:CausalReader",
+        "layout": "edgekit.exporters.readers.layouts.reader:LayoutReader",
+        "module": "edgekit.exporters.readers.reading:ModuleReader",
     },
     "families": {
         "super_resolution": "edgekit.zoo.super_resolution:SuperResolution",
@@ -41,6 +49,11 @@ TABLES: dict[str, dict[str, str]] = {
         "transformer": "edgekit.zoo.transformer:TransformerStep",
         "recurrent": "edgekit.zoo.recurrent:RecurrentStep",
         "causal_convolution": "edgekit.zoo.causal_convolution:ConvolutionStep",
+        "srvgg": "edgekit.exporters.readers.layouts.srvgg:SrvggNet",
+        "espcn": "edgekit.exporters.readers.layouts.espcn:EspcnNet",
+        "fsrcnn": "edgekit.exporters.readers.layouts.fsrcnn:FsrcnnNet",
+        "transformer_net": "edgekit.exporters.readers.layouts.transformer_net:TransformerNet",
+        "dcgan": "edgekit.exporters.readers.layouts.dcgan:DcganGenerator",
     },
     "recipes": {
         "sr-x2": "edgekit.zoo.super_resolution:X2",
@@ -100,4 +113,6 @@ def find(table: str, name: str) -> Any:
     for entry in entry_points(group=f"edgekit.{table}"):
         if entry.name == name:
             return entry.load()
-    raise InputError(f"no {table[:-1]} '{name}': expected one of {', '.join(names(table))}")
+    near = difflib.get_close_matches(name, names(table), 1, 0.75)
+    meant = f" (did you mean '{near[0]}'?)" if near else ""
+    raise InputError(f"no {table[:-1]} '{name}'{meant}: expected one of {', '.join(names(table))}")

@@ -22,6 +22,7 @@ from edgekit.errors import (
     SessionClosed,
     TensorError,
 )
+from edgekit.manifest import Component, Variant
 from edgekit.tensors import Array, TensorSpec
 
 CLOSED = "this session was closed: open another with edgekit.open_session(…)"
@@ -61,7 +62,9 @@ class Placement:
 class Model:
     """What a runtime is asked to open: a verified file and, from a bundle, what it takes and gives.
 
-    `family` and `settings` name the network of the zoo that a `torch` file holds the weights of.
+    `family` and `settings` name the network of the zoo that a `torch` file holds the weights of; `files` are
+    all that a manifest lists for it, verified, and None for a lone file. `sizes` are what free dimensions were asked
+    to be, for devices that need them fixed.
     """
 
     path: Path
@@ -71,6 +74,8 @@ class Model:
     outputs: tuple[TensorSpec, ...] = ()
     family: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Closing(ABC):
@@ -106,6 +111,7 @@ class Session(Closing):
         self._closing = self._closed = False
         self._pool: ThreadPoolExecutor | None = None
         self.why = "asked for"
+        self.others = ""  # the sizes that a bundle has files of, where this is one of them
 
     def run(self, inputs: Mapping[str, Array], *, copy: bool = True) -> dict[str, Array]:
         """Run the model once.
@@ -176,7 +182,13 @@ class Session(Closing):
             expected = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
             raise TensorError(f"got the inputs {sorted(inputs)}, expected {{{expected}}}")
         sizes: dict[str, int] = {}
-        return [spec.check(inputs[spec.name], sizes) for spec in self.inputs]
+        try:
+            return [spec.check(inputs[spec.name], sizes) for spec in self.inputs]
+        except TensorError as error:
+            fits = all(getattr(inputs[s.name], "shape", s.shape) == s.shape for s in self.inputs)
+            if fits or not self.others:
+                raise
+            raise TensorError(f"{error}; the bundle has files of {self.others}: open one by sizes=, or none") from error
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -283,29 +295,48 @@ def open_session(
         precision: a precision of the bundle ("fp32", "int8", …), strict, or "auto".
         threads: engine threads; None leaves it to the engine.
         component: which graph of the bundle.
-        sizes: the free dimensions, by name, where a format has them fixed: picks the file of these sizes.
+        sizes: the free dimensions, by name: picks the file of these sizes, or fixes them on a device that needs it.
+            Left out, a session over files of fixed sizes takes the file that an input fits, opened when it comes.
         options: the engine's own options dataclass, such as OpenVinoOptions.
 
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
     """
+    from edgekit import buckets  # which builds on this module
+
     if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
         return _open_file(Path(source), runtime, device, precision, threads, options)
     bundle = source if isinstance(source, Bundle) else Bundle.open(source)
     picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads)
     described = bundle.component(component)
-    model = Model(
-        bundle.model_path(picked.variant),
-        picked.variant.format,
-        picked.variant.precision,
-        tuple(s.bound(picked.variant.sizes) for s in picked.variant.inputs or described.inputs),
-        tuple(s.bound(picked.variant.sizes) for s in picked.variant.outputs or described.outputs),
-        described.family,
-        described.settings,
-    )
-    session = _opened(picked.runtime, model, device, picked.threads, options)
+
+    def opening(variant: Variant) -> Session:
+        model = _model(bundle, described, variant, sizes or {})
+        return _opened(picked.runtime, model, device, picked.threads, options)
+
+    alike = choice.alike(described, picked.variant)
+    if len(alike) > 1 and not sizes:
+        session: Session = buckets.BucketSession(described, alike, opening)
+    else:
+        session = opening(picked.variant)
+        session.others = buckets.listed(alike)
     session.why = picked.why
     return session
+
+
+def _model(bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int]) -> Model:
+    """A variant as a runtime is asked to open it, its files verified."""
+    return Model(
+        bundle.model_path(variant),
+        variant.format,
+        variant.precision,
+        tuple(s.bound(variant.sizes) for s in variant.inputs or described.inputs),
+        tuple(s.bound(variant.sizes) for s in variant.outputs or described.outputs),
+        described.family,
+        described.settings,
+        tuple(bundle.folder / entry.path for entry in variant.files),
+        sizes,
+    )
 
 
 def _open_file(path: Path, name: str, device: str, precision: str, threads: int | None, options: Any) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
@@ -15,6 +16,7 @@ from edgekit.errors import TensorError
 Array = npt.NDArray[Any]
 Dimension = int | str
 Layout = Literal["NCHW", "NHWC"]
+EXPRESSION = re.compile(r"(?:(?P<times>\d+)\*)?(?P<name>[A-Za-z_]\w*)(?:/(?P<by>[1-9]\d*))?(?P<plus>[+-]\d+)?")
 
 
 Dtype = Literal[
@@ -26,7 +28,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """Name, dtype, shape, layout and value range of one input or output.
 
     A dimension is an integer, or a name such as "height" where it is free (outputs may carry an
-    expression such as "2*height"). `layout` says which axis of an image is which; `range` is that of
+    expression such as "2*height", "height/4" or "height+2"). `layout` says which axis of an image is which; `range` is that of
     the values which stand for black and white.
     """
 
@@ -109,13 +111,11 @@ def axes(source: Layout, target: Layout) -> tuple[int, ...]:
 
 
 def _bound(dimension: Dimension, sizes: Mapping[str, int]) -> Dimension:
-    """An integer where `sizes` fixes the dimension; understands "height" and "2*height"."""
-    if isinstance(dimension, int):
+    """An integer where `sizes` fixes the dimension; understands "height", "2*height", "height/4", "2*height-1"."""
+    found = None if isinstance(dimension, int) else EXPRESSION.fullmatch(dimension)
+    if found is None or found["name"] not in sizes:
         return dimension
-    factor, _, name = dimension.rpartition("*")
-    if name not in sizes or not (factor.isdecimal() or factor == ""):
-        return dimension
-    return int(factor or 1) * sizes[name]
+    return int(found["times"] or 1) * sizes[found["name"]] // int(found["by"] or 1) + int(found["plus"] or 0)
 
 
 def _sum_dtype(array: Array) -> npt.DTypeLike:

@@ -18,8 +18,10 @@ from edgekit.session import runtime as find_runtime
 from edgekit.tensors import Array, TensorSpec, axes
 
 FP32_TOLERANCE = 1e-3  # of the golden outputs' largest value; engines and processors differ by 1e-5 or less
+FP32_SLACK = 2.0  # how many times the recorded error an fp32 variant may have on another processor
 INT8_SLACK_DB = 6.0  # how far below the recorded SNR an int8 variant may fall on another processor
 EQUAL_DB = 999.0
+DIFFERING = 0.01  # the part of an integer output's values that may differ: two logits may be as good as equal
 
 
 @dataclass(frozen=True)
@@ -77,29 +79,75 @@ def answers(
     return [_turned(results[actual.name], actual, spec) for spec, actual in zip(outputs, session.outputs, strict=True)]
 
 
-def compare(outputs: Sequence[Array], expected: Sequence[Array]) -> tuple[float, float]:
-    """Largest absolute error, and the lowest signal-to-noise ratio over the outputs in dB.
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from PyTorch's.
 
-    Equal outputs give 0 and 999 dB; NaN, infinity or another shape give infinity and −999 dB.
+    Of numbers: largest absolute error, that as a part of PyTorch's largest absolute value, and SNR in dB (999:
+    equal). Of integers and truth values: all three from the part of the values that differ. `note` says what
+    the numbers do not.
     """
-    worst, lowest = 0.0, EQUAL_DB
-    for output, truth in zip(outputs, expected, strict=True):
-        if output.shape != truth.shape:
-            return math.inf, -EQUAL_DB
-        error = output.astype(np.float64) - truth.astype(np.float64)
-        if not np.isfinite(error).all():
-            return math.inf, -EQUAL_DB
-        worst = max(worst, float(np.abs(error).max()))
-        noise, signal = float(np.mean(error**2)), float(np.mean(truth.astype(np.float64) ** 2))
-        if noise:
-            lowest = min(lowest, 10 * math.log10(max(signal, 1e-30) / noise))
-    return worst, lowest
+
+    error: float
+    relative: float
+    snr_db: float
+    integer: bool = False
+    note: str = ""
+
+    def within(self, tolerance: float) -> bool:
+        return self.error <= (DIFFERING if self.integer else tolerance)
+
+
+def differ(output: Array, truth: Array) -> Difference:
+    """Compare one output with PyTorch's; NaN and infinity are right where PyTorch has the same."""
+    if output.shape != truth.shape:
+        return Difference(math.inf, math.inf, -EQUAL_DB, note=f"its shape is {output.shape}, not {truth.shape}")
+    if truth.dtype.kind in "iub":
+        wrong = int(np.count_nonzero(output != truth))
+        part = wrong / max(1, truth.size)
+        note = f"{wrong} of {truth.size} values are others" if wrong else ""
+        return Difference(part, part, -10 * math.log10(part) if part else EQUAL_DB, True, note)
+    output, truth = output.astype(np.float64), truth.astype(np.float64)
+    odd = ~np.isfinite(truth)
+    if not np.array_equal(output[odd], truth[odd], equal_nan=True) or not np.isfinite(output[~odd]).all():
+        count = np.count_nonzero(~np.isfinite(output[~odd]))
+        note = f"{count} values are NaN or infinite where PyTorch's are not" if count else "NaN or infinity differ"
+        return Difference(math.inf, math.inf, -EQUAL_DB, note=note)
+    note = f"{np.count_nonzero(odd)} of {odd.size} values are NaN or infinite, in PyTorch too" if odd.any() else ""
+    return _of_numbers(output[~odd], truth[~odd], note)
+
+
+def _of_numbers(output: Array, truth: Array, note: str) -> Difference:
+    wrong = output - truth
+    error = float(np.abs(wrong).max(initial=0.0))
+    if not error:
+        return Difference(0.0, 0.0, EQUAL_DB, note=note)
+    signal, noise = float(np.mean(truth**2)), float(np.mean(wrong**2))
+    snr_db = 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-300))
+    return Difference(error, error / max(float(np.abs(truth).max()), 1e-30), min(snr_db, EQUAL_DB), note=note)
+
+
+def worst(differences: Sequence[Difference]) -> Difference:
+    """The largest error, the largest relative error and the lowest SNR of several."""
+    first = max(differences, key=lambda d: d.error)
+    notes = dict.fromkeys(d.note for d in differences if d.note)
+    relative, snr_db = max(d.relative for d in differences), min(d.snr_db for d in differences)
+    return Difference(first.error, relative, snr_db, first.integer, next(iter(notes), ""))
+
+
+def compare(outputs: Sequence[Array], expected: Sequence[Array]) -> tuple[float, float]:
+    """Largest error and lowest signal-to-noise ratio in dB over the outputs, as `differ` finds them.
+
+    Equal outputs give 0 and 999 dB; NaN or infinity that is not expected, or another shape, infinity and −999 dB.
+    """
+    overall = worst([differ(output, truth) for output, truth in zip(outputs, expected, strict=True)])
+    return overall.error, overall.snr_db
 
 
 def _turned(array: Array, actual: TensorSpec, wanted: TensorSpec) -> Array:
     if actual.layout and wanted.layout and actual.layout != wanted.layout:
         array = array.transpose(axes(actual.layout, wanted.layout))
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array.astype(wanted.dtype, copy=False))  # TFLite has int32 for int64
 
 
 def _tried(
@@ -125,15 +173,24 @@ def _tried(
 
 
 def _judged(variant: Variant, outputs: list[Array], truth: list[Array]) -> tuple[bool, float, str]:
-    worst, snr_db = compare(outputs, truth)
-    if worst == math.inf:
-        return False, worst, "the answer is of another size, or holds NaN or infinity"
-    if variant.precision == "fp32":
-        allowed = FP32_TOLERANCE * max(*(float(np.abs(t).max()) for t in truth), 1e-6)
-        return worst <= allowed, worst, f"allowed {allowed:.0e}"
-    floor = (variant.parity.snr_db if variant.parity else 20.0) - INT8_SLACK_DB
-    return (
-        snr_db >= floor,
-        worst,
-        f"SNR {snr_db:.0f} dB ≥ {floor:.0f}" if snr_db >= floor else f"SNR {snr_db:.0f} dB < {floor:.0f}",
-    )
+    found = [differ(output, golden) for output, golden in zip(outputs, truth, strict=True)]
+    overall = worst(found)
+    if overall.error == math.inf:
+        return False, math.inf, next(d.note for d in found if d.error == math.inf)
+    if variant.precision != "fp32":
+        floor = (variant.parity.snr_db if variant.parity else 20.0) - INT8_SLACK_DB
+        ok = overall.snr_db >= floor
+        return ok, overall.error, f"SNR {overall.snr_db:.0f} dB {'≥' if ok else '<'} {floor:.0f}"
+    allowed = _allowed(variant, truth)
+    wrong = [d for d in found if not d.within(allowed)]
+    integer = wrong[0].integer if wrong else all(d.integer for d in found)
+    limit = f"allowed {DIFFERING:.0%}" if integer else f"allowed {allowed:.0e}"
+    return not wrong, overall.error, f"{wrong[0].note}, {limit}" if wrong and integer else limit
+
+
+def _allowed(variant: Variant, truth: list[Array]) -> float:
+    """The largest error of numbers in fp32: a part of the largest golden one, or what export found, with slack."""
+    numbers = [t[np.isfinite(t)] for t in truth if t.dtype.kind == "f"]
+    largest = max((float(np.abs(t).max(initial=0.0)) for t in numbers), default=0.0)
+    found = variant.parity.max_error if variant.parity else 0.0
+    return max(FP32_TOLERANCE * max(largest, 1e-6), FP32_SLACK * found)

@@ -19,11 +19,16 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[-1][:40])
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "code", blocks("python") + blocks("python", EXPORT), ids=lambda code: code.splitlines()[-1][:40]
+)
 def test_python_blocks_run(code: str, tmp_path: Path, photo: np.ndarray) -> None:
     write_image(tmp_path / "photo.jpg", photo)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)

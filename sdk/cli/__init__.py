@@ -19,6 +19,7 @@ COMMANDS = {
     "devices": "device",
     "run": "running",
     "gallery": "running",
+    "live": "live",
     "verify": "device",
     "doctor": "device",
     "bench": "measuring",

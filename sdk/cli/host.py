@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,104 +18,180 @@ from edgekit.cli.show import (
     new_table,
     out_console,
     parse_numbers,
-    parse_shape,
     print_json,
     steps,
 )
-from edgekit.errors import InputError
+from edgekit.errors import ExportError, InputError
+from edgekit.manifest import METRICS
 
 FORMATS = ("onnx", "openvino", "tflite")
 
 
-@command("edgekit export my_models.py:build --input image=1x3xheightxwidth --bucket height=256,width=256 -o my-model")
+@command("edgekit export my_models.py:build --input image=1x3x64x64 --dynamic image:2=height,3=width -o my-model")
 @click.argument("source")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
-@click.option("--input", "inputs", multiple=True, required=True,
-              help="NAME=SHAPE of a float32 input; a word in the shape is a free dimension.")  # fmt: skip
-@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict (.pth).")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="The bundle's folder; named after SOURCE if left out."
+)
+@click.option("--input", "inputs", multiple=True,
+              help="NAME=SHAPE of an input, float32 or another dtype: image=1x3x64x64, tokens=1x16:int64. "
+                   "A word in the shape is a free dimension; of several components: encoder/image=1x1x28x28.")  # fmt: skip
+@click.option("--example", "examples", multiple=True, help="NAME=FILE with a real value: a picture, or .npy.")
+@click.option("--dynamic", multiple=True, help="Free dimensions by input and axis: image:2=height,3=width.")
+@click.option("--bucket", "buckets", multiple=True,
+              help="Sizes of the free dimensions where files have them fixed (TFLite): height=256,width=256.")  # fmt: skip
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict (.pth), for a factory.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Only this; all if left out.")
 @click.option(
-    "--bucket", "buckets", multiple=True, help="Sizes of the free dimensions for TFLite: height=256,width=256."
+    "--task", help="The task that runs the bundle: upscale, stylize, classify, generate, autoencode, diffuse, text."
 )
-@click.option("--task", help="The task that runs the bundle, such as upscale.")
-@click.option("--setting", "settings", multiple=True, help="NAME=NUMBER of the task: scale=2, halo=6.")
+@click.option("--setting", "settings", multiple=True,
+              help="NAME=VALUE of the task, as JSON or text: scale=2; labels=@names.txt takes a file's lines. "
+                   "What the network tells itself may be left out.")  # fmt: skip
+@click.option("--layout", "layouts", multiple=True, help="NAME=NCHW or NAME=NHWC of an image tensor.")
+@click.option("--range", "ranges", multiple=True, help="NAME=LOW,HIGH: the values of black and white; 0,1 if left out.")
+@click.option("--mean", help="What the network's images are normalised by, a number a channel: 0.485,0.456,0.406.")
+@click.option("--std", help="The same for the deviation.")
+@click.option("--tolerance", type=float, help="Largest absolute error from the original in fp32; 1e-4 if left out.")
+@click.option("--timeout", type=float, default=1800.0, show_default=True, help="Seconds that a converter may take.")
+@click.option("--licence", default="", help="Of the weights, to be stated in the bundle.")
 @json_option
 def export(
-    source: str, out: Path, inputs: tuple[str, ...], weights: Path | None, formats: tuple[str, ...],
-    buckets: tuple[str, ...], task: str | None, settings: tuple[str, ...], as_json: bool,
+    source: str, out: Path | None, inputs: tuple[str, ...], examples: tuple[str, ...], dynamic: tuple[str, ...],
+    buckets: tuple[str, ...], weights: Path | None, formats: tuple[str, ...], task: str | None,
+    settings: tuple[str, ...], timeout: float, as_json: bool, **said: Any,
 ) -> None:  # fmt: skip
-    """Export a PyTorch module to a bundle.
+    """Export a model to a bundle, every file run in its engine and compared.
 
-    SOURCE is package.module:factory or file.py:factory, a function that returns an nn.Module. Every file is run in its engine and compared with PyTorch.
+    \b
+    SOURCE is one of
+      my_models.py:build, package.module:build   a function that returns an nn.Module, with --input
+      model.pt2                                  an exported program of PyTorch
+      realesr-general-x4v3.pth                   weights of a published network, known by their keys
+      model.onnx, model.tflite, model.xml        a converted model, wrapped and compared between engines
+      folder/ or org/name                        a causal language model of Hugging Face, or a diffusers pipeline
+
+    A format that fails is named with its cause; the others are written, and the exit code is 1.
     """
+    from edgekit.cli import described
     from edgekit.exporters import ExportOptions
-    from edgekit.exporters.sources import from_factory, from_module
     from edgekit.manifest import Task
 
-    shapes = dict(parse_shape(text) for text in inputs)
     sizes = [parse_numbers(b) for b in buckets]
-    module = from_factory(source, weights)
-    names, arrays, dynamic = _examples(shapes, sizes)
+    told = described.pairs(settings, described.value)
+    ranges = described.pairs(said["ranges"], described.bounds)
+    model = described.inputs(inputs, examples, dynamic, sizes, ranges)
     wanted = formats or FORMATS
-    files = len(wanted) + max(0, len(sizes) - 1) * ("tflite" in wanted)
-    with steps(files) as progress:
+    with steps(len(wanted) + max(0, len(sizes) - 1) * ("tflite" in wanted)) as progress:
         options = ExportOptions(
             formats=wanted,
+            names=model.names,
+            layouts=described.pairs(said["layouts"], described.layout),
+            ranges=ranges,
+            mean=described.numbers(said["mean"] or ""),
+            std=described.numbers(said["std"] or ""),
             buckets=sizes,
-            task=Task(task, parse_numbers(",".join(settings))) if task else None,
+            tolerance=said["tolerance"],
+            timeout_s=timeout,
+            task=Task(task, told) if task else None,
+            settings=told,
+            licence=said["licence"],
             progress=progress,
         )
-        described = from_module(module, arrays, names, dynamic)
-        bundle = edgekit.export(described, out, options=options)
+        out = out or Path(described.bundle_name(source))
+        try:
+            bundle = edgekit.export(source, out, model.arrays, dynamic=model.dynamic, weights=weights, options=options)
+        except ExportError as error:
+            if error.bundle is not None and not as_json:
+                _report_variants(error.bundle, False)
+            raise
     _report_variants(bundle, as_json)
+    made = {v.format for c in bundle.manifest.components.values() for v in c.variants}
+    if not as_json and (left := [name for name in wanted if name not in made]):
+        out_console.print(
+            f"no {' and '.join(left)}: from {Path(source).suffix} files they are not made; PyTorch's are", style="dim"
+        )
 
 
-@command("edgekit quantize my-model --calibration photos/ --max-drop 0.15 --validation set5.zip")
+@command("edgekit quantize my-model --calibration photos/ --validation set5.zip --max-drop 0.15")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--calibration", type=click.Path(path_type=Path), required=True, help="A folder or .zip of photos.")
+@click.option("--calibration", required=True,
+              help="Photos (a folder, a .zip), a text, or .npz with an array for each input; "
+                   "'random' for what the task draws itself, or noise.")  # fmt: skip
+@click.option("--validation", type=click.Path(path_type=Path), help="The same, apart from it, to measure quality on.")
+@click.option("--metric", default="auto", show_default=True,
+              help="accuracy, psnr, ssim, nats, snr (noise at the outputs, %), or package.module:function; "
+                   "auto is the task's own.")  # fmt: skip
+@click.option("--max-drop", type=float, help="The most that int8 may lose, in the metric's unit.")
+@click.option("--budget", type=float, help="Minutes after which no further layer is returned to float.")
 @click.option(
-    "--validation", type=click.Path(path_type=Path), help="Photos apart from the calibration's, to measure on."
+    "--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Only this; all there are if left out."
 )
-@click.option("--max-drop", type=float, help="The most dB of PSNR that int8 may lose.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Another folder to write; its own if left out.")
 @click.option("--keep-float", multiple=True, help="A layer's name or pattern that stays float; may be repeated.")
-@click.option("--source", help="package.module:factory, where the bundle is not of a zoo network.")
+@click.option(
+    "--source",
+    help="What the bundle was exported from, where it does not carry the network: nets.py:build, net.pt2, a folder.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="The weights of --source.")
 @json_option
 def quantize(
-    bundle: Path, calibration: Path, validation: Path | None, max_drop: float | None, keep_float: tuple[str, ...],
-    source: str | None, weights: Path | None, out: Path | None, as_json: bool,
+    bundle: Path, calibration: str, validation: Path | None, metric: str, max_drop: float | None,
+    budget: float | None, formats: tuple[str, ...], keep_float: tuple[str, ...], source: str | None,
+    weights: Path | None, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Add static int8 files to a bundle, in every format."""
+    """Add static int8 files to a bundle, in every format.
+
+    One calibration and one list of layers in float serve all formats. While int8 loses more than --max-drop, the layer that errs most is returned to float; the best is kept, and the exit code is 1 where the target is missed.
+    """
     from edgekit.bundle import Bundle
     from edgekit.quantization import QuantizeOptions
-    from edgekit.quantization.calibration import from_photos
-    from edgekit.quantization.metrics.pictures import UpscalePsnr
+    from edgekit.quantization.metrics.chosen import metric_of
+    from edgekit.quantization.networks import again, require_networks
 
     opened = Bundle.open(bundle)
-    task = opened.manifest.task
-    if validation is not None and (task is None or task.name != "upscale"):
-        raise InputError("--validation measures PSNR, and needs a bundle of task 'upscale'")
     if max_drop is not None and validation is None:
-        raise InputError("--max-drop needs --validation: photos to measure PSNR on")
-    metric = UpscalePsnr.of_photos(validation, task.settings["scale"]) if validation and task else None
-    described = _source(opened, source, weights) if source else None
-    variants = [v for v in opened.component().variants if v.precision == "fp32"]
-    formats = {v.format for v in variants}
+        raise InputError("--max-drop needs --validation: photos, a text or arrays to measure quality on")
+    measure = metric_of(metric, opened, validation) if validation else None
+    described = None
+    if source:
+        described = again(opened, source, weights)
+    else:
+        require_networks(opened)
+    arrays = _calibration(opened, calibration)
+    variants = [v for c in opened.manifest.components.values() for v in c.variants if v.precision == "fp32"]
+    found = {v.format for v in variants}
     files = sum(v.format != "torch" for v in variants)
-    with steps(files + (2 * len(formats) if metric else 0)) as progress:
-        options = QuantizeOptions(keep_float=keep_float, max_drop=max_drop, progress=progress)
-        arrays = from_photos(calibration, opened.component().inputs)
-        result = edgekit.quantize(opened, arrays, metric, source=described, out=out, options=options)
+    with steps(files + (2 * len(found) if measure else 0)) as progress:
+        options = QuantizeOptions(
+            keep_float=keep_float, max_drop=max_drop, formats=formats, progress=progress,
+            budget_s=math.inf if budget is None else budget * 60,
+        )  # fmt: skip
+        result = edgekit.quantize(opened, arrays, measure, source=described, out=out, options=options)
     _report_variants(result.bundle, as_json)
-    if not as_json and max_drop is not None:
+    if not as_json and max_drop is not None and measure is not None:
         met = "met" if result.met else "not met"
         kept = ", ".join(result.kept_float) or "none"
+        unit = METRICS.get(measure.name, measure.name)
         out_console.print(
-            f"target of {max_drop} dB {met}: largest drop {result.worst_drop:.3f} dB; layers in float: {kept}",
+            f"target of {max_drop} {unit} {met}: largest drop {result.worst_drop:.3f}; layers in float: {kept}",
             style="green" if result.met else "red",
         )
     sys.exit(0 if result.met else 1)
+
+
+def _calibration(bundle: Any, named: str) -> Any:
+    """Calibration inputs by component; noise is warned of."""
+    from edgekit.quantization import calibration
+
+    if named != "random":
+        return calibration.from_path(bundle, named)
+    if not calibration.draws_itself(bundle):
+        err_console.print(
+            f"warning: {bundle.name} is calibrated on noise, which does not show the ranges of real inputs: int8 may "
+            "lose much; name real ones with --calibration",
+            style="yellow",
+        )
+    return calibration.drawn(bundle)
 
 
 @command("edgekit train sr-x2 --data data/ --runs runs/ -o sr-x2")
@@ -152,40 +229,28 @@ def build(bundle: str, out: Path, formats: tuple[str, ...], as_json: bool) -> No
     _report_variants(made, as_json)
 
 
-def _source(bundle: Any, source: str, weights: Path | None) -> Any:
-    """The module again, described as the bundle describes it."""
-    from edgekit.exporters.sources import Source, from_factory
-
-    component, golden = bundle.component(), bundle.golden()
-    probes = (tuple(golden[s.name] for s in component.inputs),)
-    return Source(from_factory(source, weights), component.inputs, component.outputs, probes)
-
-
 def _report_variants(bundle: Any, as_json: bool) -> None:
     if as_json:
         print_json(msgspec.to_builtins(bundle.manifest))
         return
-    table = new_table("file", "KB", "largest error", "SNR dB", "quality", "drop")
+    against = {v.parity.reference for c in bundle.manifest.components.values() for v in c.variants if v.parity}
+    measured = any(v.quality for c in bundle.manifest.components.values() for v in c.variants)
+    table = new_table("file", "KB", "largest error", "relative", "SNR dB", *(["quality", "drop"] if measured else []))
     several = len(bundle.manifest.components) > 1
     for name, v in ((n, v) for n, c in bundle.manifest.components.items() for v in c.variants):
-        parity = (f"{v.parity.max_error:.1e}", f"{v.parity.snr_db:.0f}") if v.parity else ("", "")
         quality = (f"{v.quality.value:.2f}", f"{v.quality.drop:+.3f}") if v.quality else ("", "")
-        table.add_row(f"{name} {v}" if several else str(v), f"{v.bytes / 1024:.0f}", *parity, *quality)
+        cells = (f"{v.bytes / 1024:,.0f}", *_parity(v.parity), *(quality if measured else ()))
+        table.add_row(f"{name} {v}" if several else str(v), *cells)
     out_console.print(table)
+    if against:
+        beside = " and ".join("PyTorch in fp32" if name == "torch" else name for name in sorted(against))
+        out_console.print(f"each file ran in its engine, beside {beside}", style="dim")
     out_console.print(f"wrote {bundle.folder}")
-    return
 
 
-def _examples(
-    shapes: dict[str, list[int | str]], sizes: list[dict[str, int]]
-) -> tuple[list[str], list[Any], dict[str, dict[int, str]]]:
-    """Names, seeded example arrays in 0…1 and free axes of the inputs that --input describes."""
-    import numpy as np
-
-    small = min(sizes, key=lambda b: int(np.prod(list(b.values())))) if sizes else {}
-    random = np.random.default_rng(0)
-    arrays = [
-        random.random([d if isinstance(d, int) else small.get(d, 64) for d in s], np.float32) for s in shapes.values()
-    ]
-    dynamic = {name: {i: d for i, d in enumerate(shape) if isinstance(d, str)} for name, shape in shapes.items()}
-    return list(shapes), arrays, dynamic
+def _parity(parity: Any) -> tuple[str, str, str]:
+    """Largest error, the same as a part of the largest value, and SNR, as the table has them."""
+    if parity is None:
+        return "", "", ""
+    relative = f"{parity.relative:.1e}" if parity.relative is not None else ""
+    return f"{parity.max_error:.1e}", relative, "equal" if parity.snr_db >= 999 else f"{parity.snr_db:.0f}"

@@ -15,6 +15,7 @@ import click
 
 import edgekit
 from edgekit.bundle import shipped
+from edgekit.cli import batch
 from edgekit.cli.show import (
     STOPPED,
     command,
@@ -26,8 +27,9 @@ from edgekit.cli.show import (
     steps,
     task_options,
 )
-from edgekit.errors import ImageError, InputError
+from edgekit.errors import InputError
 
+SOURCES = "a photo, a folder of them, or a video"
 TEXT_SUFFIXES = (".txt", ".md", ".abc")
 
 
@@ -100,11 +102,14 @@ class Work:
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", type=float, help="How strongly the class is followed while denoising.")
 @click.option("--scheduler", help="The sampler of a diffusion model.")
+@click.option("--negative-prompt", help="What a picture that is drawn from a prompt should not show.")
+@click.option("--height", type=int, help="Pixels of a picture that is drawn from a prompt, where they are free.")
+@click.option("--width", type=int, help="The same for the width.")
 @click.option("--strength", type=float, help="How much of the style: 0 to 1.")
 @click.option("--max-tokens", type=int, help="How much text to write.")
 @click.option("--temperature", type=float, help="0 takes the likeliest; higher is more varied.")
-@click.option("--top-k", type=int, help="Draw from the k likeliest characters alone.")
-@click.option("--top-p", type=float, help="Draw from the likeliest characters that make up this probability.")
+@click.option("--top-k", type=int, help="Draw from the k likeliest tokens alone.")
+@click.option("--top-p", type=float, help="Draw from the likeliest tokens that make up this probability.")
 @task_options
 @json_option
 def run(
@@ -116,8 +121,9 @@ def run(
     \b
     INPUT is what its task takes:
       a photo to upscale, classify, stylise or reconstruct    edgekit run style-wave photo.jpg -o wave.jpg
-      a video to stylise                                      edgekit run style-wave clip.mp4 -o wave.mp4
+      a folder of photos, or a video, to upscale or stylise   edgekit run style-wave clip.mp4 -o wave.mp4
       a prompt to go on from (\\n is a new line)               edgekit run shakespeare-gpt "ROMEO:\\n" --seed 1
+      a prompt to draw                                        edgekit run my-painter "a red boat" -o boat.png
       nothing, to draw images or a tune                       edgekit run digits-gan -n 40 -o digits.png
                                                               edgekit run folk-gru -o tune.wav --seed 3
     """
@@ -125,6 +131,10 @@ def run(
 
     opened = Bundle.open(bundle)
     name = opened.manifest.task.name if opened.manifest.task else ""
+    if not name:
+        raise InputError(
+            f"{opened.name} states no task: open it with edgekit.open_session('{opened.name}'), or export it again with --task"
+        )
     if name not in RUNS:
         raise InputError(f"{opened.name} is of task '{name}': `edgekit run` knows {', '.join(RUNS)}")
     do, known = RUNS[name]
@@ -180,11 +190,14 @@ def _listed(known: tuple[str, ...]) -> str:
 
 
 def _upscale(work: Work) -> None:
-    """Enlarge the image file."""
+    """Enlarge an image file, a folder of them, or a video file."""
     from edgekit import images
 
-    out = images.writable(work.target("an image"))
-    source = work.needed("a photo")
+    source, out = work.needed(SOURCES), work.target("an image, a folder or a video")
+    if batch.takes(source, out):
+        batch.run(work, lambda task, image: task(image))
+        return
+    images.writable(out)
     picture = images.read_image(source)
     images.writable(out, picture.shape[2])
     with work.open() as upscale, progress_bar() as progress:
@@ -212,16 +225,13 @@ def _classify(work: Work) -> None:
 
 
 def _stylize(work: Work) -> None:
-    """Stylise an image file, or a video file."""
-    from edgekit import images, video
+    """Stylise an image file, a folder of them, or a video file."""
+    from edgekit import images
 
-    source, out = work.needed("a photo or a video"), work.target("an image or a video")
+    source, out = work.needed(SOURCES), work.target("an image, a folder or a video")
     strength = work.options.get("strength", 1.0)
-    moving = {suffix.lower() for suffix in (source.suffix, out.suffix)} & {*video.CODECS, ".mkv", ".mov", ".gif"}
-    if moving and out.suffix.lower() not in video.CODECS:
-        raise InputError(f"cannot write '{out}': a video is written to one of the endings {' '.join(video.CODECS)}")
-    if moving:
-        _stylize_video(work, source, out, strength)
+    if batch.takes(source, out):
+        batch.run(work, lambda task, image: task(image, strength), strength=strength)
         return
     images.writable(out)
     picture = images.read_image(source)
@@ -231,30 +241,6 @@ def _stylize(work: Work) -> None:
     images.write_image(out, result, consume=True)
     work.answer |= {"out": str(out), "shape": list(result.shape)}
     work.text = f"{source} ({picture.shape[1]} × {picture.shape[0]}) → {out}"
-
-
-def _stylize_video(work: Work, source: Path, out: Path, strength: float) -> None:
-    done = 0
-
-    with work.open() as stylize, progress_bar() as progress, work.timed():
-        bar = progress.add_task("frames", total=None)
-
-        def tell(frames: int, total: int) -> None:
-            nonlocal done
-            done = frames
-            progress.update(bar, completed=frames, total=total or None)
-
-        try:
-            stylize.video(source, out, strength, progress=tell)
-        except KeyboardInterrupt:
-            if not done:
-                raise
-            work.stopped = True
-        except ImageError as error:
-            raise ImageError(f"{error}; '{out}' has the {done} frames before" if done else str(error)) from error
-    work.answer |= {"out": str(out), "frames": done}
-    stopped = ", stopped early," if work.stopped else ""
-    work.text = f"{source} → {out}: {done} frames{stopped} at {done / work.seconds:.1f} frames a second,"
 
 
 def _reconstruct(work: Work) -> None:
@@ -281,7 +267,13 @@ def _draw(work: Work) -> None:
 
 
 def _denoise(work: Work) -> None:
-    """Draw images in several steps each."""
+    """Draw images in several steps each: of a class, or of the prompt that is given."""
+    task = work.bundle.manifest.task
+    if task.settings.get("prompt") is not None:
+        if work.given is None:
+            raise InputError(f"{work.bundle.name} draws from a prompt: name one after the bundle, in quotes")
+        work.options |= {"prompt": work.given, "count": work.options.get("count", 1)}
+        work.given = None
     _sheet(work, lambda task, count, labels: task.images(count, labels, **work.options))
 
 
@@ -396,6 +388,9 @@ RUNS: dict[str, tuple[Callable[[Work], None], tuple[str, ...]]] = {
     "stylize": (_stylize, ("strength",)),
     "autoencode": (_reconstruct, ("count", "labels", "seed", "temperature")),
     "generate": (_draw, ("count", "labels", "seed")),
-    "diffuse": (_denoise, ("count", "labels", "seed", "steps", "guidance", "scheduler")),
+    "diffuse": (
+        _denoise,
+        ("count", "labels", "seed", "steps", "guidance", "scheduler", "negative_prompt", "height", "width"),
+    ),
     "write": (_write, ("max_tokens", "temperature", "top_k", "top_p", "seed")),
 }

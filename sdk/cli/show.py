@@ -49,15 +49,6 @@ def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
 
-def parse_shape(text: str) -> tuple[str, list[int | str]]:
-    """ "image=1x3xheightxwidth" → ("image", [1, 3, "height", "width"])."""
-    name, _, shape = text.partition("=")
-    parts = [part for part in shape.split("x") if part]
-    if not name or not parts:
-        raise InputError(f"got --input '{text}': expected NAME=SHAPE, such as image=1x3xheightxwidth")
-    return name, [int(part) if part.isdecimal() else part for part in parts]
-
-
 def parse_numbers(text: str) -> dict[str, int]:
     """ "height=256,width=256" → {"height": 256, "width": 256}."""
     try:
@@ -81,12 +72,18 @@ def progress_bar() -> Progress:
 
 @contextmanager
 def steps(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr that names the step under way; more steps than expected lengthen it."""
+    """A bar on stderr that names the step under way; more steps than expected lengthen it.
+
+    What ends in "…" tells of the step under way, and is no step of its own.
+    """
     with progress_bar() as progress:
         bar = progress.add_task("starting", total=total)
 
         def begin(step: str) -> None:
             task = progress.tasks[bar]
+            if step.endswith("…"):  # what goes on within the step under way
+                progress.update(bar, description=step)
+                return
             began = task.description != "starting"
             done = task.completed + began
             progress.update(bar, description=step, completed=done, total=max(task.total or 0, done + 1))

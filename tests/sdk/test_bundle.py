@@ -157,7 +157,7 @@ def variant(manifest: dict[str, Any]) -> dict[str, Any]:
         (lambda m: variant(m).update(precision="int7"), "precision"),
         (lambda m: variant(m).update(sizes={"height": "64"}), "sizes"),
         (lambda m: variant(m)["files"][0].update(bytes=-5), "bytes"),
-        (lambda m: variant(m)["files"][0].update(bytes=2**34), "bytes"),
+        (lambda m: variant(m)["files"][0].update(bytes=2**36), "bytes"),
         (lambda m: variant(m)["files"][0].update(sha256="0"), "sha256"),
         (lambda m: m["components"]["model"]["inputs"][0].update(dtype="float31"), "dtype"),
         (lambda m: m["components"]["model"]["inputs"][0].update(dtype="object"), "dtype"),

@@ -15,7 +15,9 @@ from sdk.doubles import edit_manifest
 from edgekit import choice, profile
 from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
+from edgekit.errors import InputError
 from edgekit.profile import Row
+from edgekit.session import open_session
 
 
 @pytest.fixture
@@ -188,3 +190,8 @@ def test_a_corrupt_profile_is_ignored(bundle: Bundle, content: bytes) -> None:
 
 def test_profiles_lie_in_the_cache(bundle: Bundle, own_cache: Path) -> None:
     assert profile.save(bundle, MEASURED).is_relative_to(own_cache)
+
+
+def test_sizes_of_no_dimension_are_refused() -> None:
+    with pytest.raises(InputError, match="got sizes of heigth: sr-x2 has height, width"):
+        open_session("sr-x2", "onnxruntime", sizes={"heigth": 64})

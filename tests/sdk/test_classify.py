@@ -66,6 +66,15 @@ def test_sees_the_middle(bundle: Bundle) -> None:
         np.testing.assert_array_equal(classify.prepared(wide), wide[:, 32:64])
 
 
+def test_classes_without_names_are_numbered(bundle: Bundle) -> None:
+    import msgspec
+
+    plain = msgspec.structs.replace(bundle.manifest, task=Task("classify", {"height": 32, "width": 32}))
+    with edgekit.load(Bundle(bundle.folder, plain)) as classify:
+        assert classify.labels == ("0", "1", "2")
+        assert {label.name for label in classify(np.zeros((40, 40, 3), np.uint8))} == {"0", "1", "2"}
+
+
 def test_settings_are_strict(bundle: Bundle, tmp_path: Path) -> None:
     import msgspec
 
@@ -74,7 +83,6 @@ def test_settings_are_strict(bundle: Bundle, tmp_path: Path) -> None:
         ({"height": 0}, "height"),
         ({"width": 12_000}, "width"),
         ({"height": 33}, "images of 33 × 32, the graph takes float32 1 × 3 × 32 × 32"),
-        ({"labels": []}, "labels"),
         ({"labels": ["cat"]}, "1 labels, the graph gives float32 1 × 3"),
     ]
     for change, message in changes:

@@ -122,7 +122,7 @@ def test_composes_in_three_forms(tmp_path: Path) -> None:
         (("shakespeare-gru", "--top-p", "0"), "top_p=0"),
         (("shakespeare-gru", "--max-tokens", "0"), "max_tokens=0"),
         (("folk-gru", "-o", "tune.mp3"), "expected one of the endings .abc, .mid, .wav"),
-        (("sr-x2", "-o", "s.png"), "takes a photo: name its file"),
+        (("sr-x2", "-o", "s.png"), "takes a photo, a folder of them, or a video: name its file"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
 )
@@ -143,9 +143,14 @@ def test_a_damaged_video(tmp_path: Path) -> None:
 # Ctrl-C
 
 
+def heed_ctrl_c() -> None:
+    """A shell's background job ignores Ctrl-C, and so would what the tests start there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_text_with_what_is_written() -> None:
     long = [str(EDGEKIT), "run", "shakespeare-gru", "--max-tokens", "100000", "--seed", "1"]
-    with subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c) as process:
         assert process.stdout is not None
         begun = process.stdout.read(50)
         process.send_signal(signal.SIGINT)
@@ -156,7 +161,7 @@ def test_ctrl_c_ends_text_with_what_is_written() -> None:
 
 def test_ctrl_c_keeps_the_images_that_are_done(tmp_path: Path) -> None:
     long = [str(EDGEKIT), "run", "digits-diffusion", "-n", "2000", "--steps", "50", "-o", str(tmp_path / "s.png")]
-    with subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c) as process:
         time.sleep(8)
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=60)

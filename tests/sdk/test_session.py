@@ -25,7 +25,7 @@ from edgekit.errors import (
     SessionClosed,
     TensorError,
 )
-from edgekit.exporters.openvino_ import from_onnx
+from edgekit.exporters.formats.openvino_ import from_onnx
 from edgekit.runtimes.litert import LiteRtOptions
 from edgekit.runtimes.openvino_ import OpenVinoOptions
 from edgekit.runtimes.reference import Function

@@ -101,13 +101,28 @@ def test_read_only_arrays_are_taken_untouched() -> None:
     assert not checked.flags.writeable
 
 
+@pytest.mark.parametrize(
+    ("dimension", "size"),
+    [
+        ("2*height", 14),
+        ("height/2", 3),
+        ("height+2", 9),
+        ("2*height-1", 13),
+        ("3*height/2+1", 11),
+        ("height2", "height2"),
+    ],
+)
+def test_bound_computes_expressions(dimension: str, size: int | str) -> None:
+    assert TensorSpec("x", "float32", (dimension,)).bound({"height": 7}).shape == (size,)
+
+
 def test_bound_fixes_free_dimensions_and_expressions() -> None:
     spec = TensorSpec("x", "float32", (1, 3, "2*height", "width", "depth"))
     assert spec.bound({"height": 5, "width": 7}).shape == (1, 3, 10, 7, "depth")
     assert spec.bound({}) == spec
 
 
-@pytest.mark.parametrize("dimension", ["height+1", "x*height", "2*", "*", "height//2"])
+@pytest.mark.parametrize("dimension", ["x*height", "2*", "*", "height//2"])
 def test_bound_leaves_what_it_does_not_understand(dimension: str) -> None:
     assert TensorSpec("x", "float32", (dimension,)).bound({"height": 5}).shape == (dimension,)
 

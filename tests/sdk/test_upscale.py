@@ -239,6 +239,16 @@ def test_wrong_settings_are_refused(tmp_path: Path, change: Callable[[dict[str, 
         edgekit.load(folder, "reference")
 
 
+def test_a_network_that_looks_at_the_whole_image_is_never_cut(tmp_path: Path) -> None:
+    folder = write_double(tmp_path / "double").folder
+    edit_manifest(folder, lambda m: m["task"]["settings"].update(halo=None))
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    with edgekit.load(folder, "reference") as upscale:
+        upscale._max_tile = 32
+        assert upscale.tile_count(image) == 1
+        np.testing.assert_array_equal(upscale(image), image.repeat(2, axis=0).repeat(2, axis=1))
+
+
 @pytest.mark.parametrize("scale", [1, 3])
 def test_a_network_of_another_scale_than_stated_is_refused(tmp_path: Path, scale: int) -> None:
     """Else part of the result would be memory that nothing was written to."""

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from sdk.doubles import DOUBLING, MODEL, OUTPUT, edit_manifest, replace_file, write_double
 
+from edgekit import verify as verify_module
 from edgekit.bundle import Bundle, shipped
 from edgekit.errors import BundleError, HashMismatch
+from edgekit.manifest import Parity, Variant
 from edgekit.runtimes.reference import Function
-from edgekit.verify import Verdict, golden_sizes, verify
+from edgekit.verify import Verdict, compare, golden_sizes, verify
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
 
@@ -132,3 +134,38 @@ def test_golden_sizes_are_those_of_the_golden_input(tmp_path: Path) -> None:
     bundle = write_double(tmp_path / "double")
     assert golden_sizes(bundle) == {"height": 5, "width": 6}
     assert OUTPUT.bound(golden_sizes(bundle)).shape == (1, 3, 10, 12)
+
+
+def judged(outputs: list[np.ndarray], truth: list[np.ndarray], parity: Parity | None = None) -> tuple[bool, float, str]:
+    return verify_module._judged(Variant("onnx", "fp32", (), parity=parity), outputs, truth)
+
+
+def test_nan_and_infinity_are_right_where_they_are_expected() -> None:
+    truth = np.array([1.0, np.nan, -np.inf], np.float32)
+    assert judged([truth.copy()], [truth])[0]
+    ok, error, note = judged([np.array([1.0, np.nan, 3.0], np.float32)], [truth])
+    assert not ok and error == np.inf and "NaN or infinity differ" in note
+    ok, _, note = judged([np.array([np.nan, np.nan, -np.inf], np.float32)], [truth])
+    assert not ok and "1 values are NaN or infinite where" in note
+
+
+def test_integers_are_judged_by_how_many_differ_beside_numbers_by_their_error() -> None:
+    ids, scores = np.arange(200) * 50, np.ones(8, np.float32)
+    few, many = ids.copy(), ids.copy()
+    few[:2], many[:3] = -9, -9
+    assert judged([few, scores], [ids, scores]) == (True, 0.01, "allowed 1e-03")
+    assert judged([many, scores], [ids, scores]) == (False, 0.015, "3 of 200 values are others, allowed 1%")
+    assert not judged([ids, scores * np.float32(1.01)], [ids, scores])[0]
+
+
+def test_outputs_without_values_are_right() -> None:
+    empty = np.zeros((0, 4), np.float32)
+    assert judged([empty], [empty])[0] and compare([empty], [empty]) == (0.0, 999.0)
+
+
+def test_what_export_accepted_is_right_here_too() -> None:
+    """An absolute tolerance, stated by who exported it, may be more than a thousandth of small values."""
+    truth = np.full(8, 1e-3, np.float32)
+    found = [truth + np.float32(5e-5)]
+    assert not judged(found, [truth])[0]
+    assert judged(found, [truth], Parity(5e-5, 26.0, 3))[0]

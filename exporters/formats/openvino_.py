@@ -9,9 +9,11 @@ from pathlib import Path
 import openvino
 from openvino._offline_transformations import apply_moc_transformations
 
-from edgekit.errors import ExportError
-from edgekit.exporters.graphs import Exporter, Graph, Written
-from edgekit.exporters.onnx_ import OnnxExporter, first_line, quiet
+from edgekit.exporters import shelf
+from edgekit.exporters.formats.onnx_ import OnnxExporter
+from edgekit.exporters.graphs import Exporter, Graph, Refused, Written
+from edgekit.exporters.proof.places import message_of, of_error
+from edgekit.exporters.quiet import quiet
 
 
 class OpenVinoExporter(Exporter):
@@ -21,14 +23,16 @@ class OpenVinoExporter(Exporter):
     fixed = False
 
     def convert(self, graph: Graph, sizes: Mapping[str, int], folder: Path, stem: str) -> Written:
-        with tempfile.TemporaryDirectory() as scratch:
-            OnnxExporter().convert(graph, sizes, Path(scratch), "model")
+        with tempfile.TemporaryDirectory(prefix=".openvino-", dir=folder) as scratch:
+            made: Path | None = graph.memo.get("onnx")  # by the export of the same graph to ONNX
+            if made is None or not made.is_file():
+                made = Path(scratch, OnnxExporter().convert(graph, sizes, Path(scratch), "model").files[0])
             try:
-                files = from_onnx(Path(scratch, "model.onnx"), folder, stem)
+                shelf.rest(graph.module)
+                files = from_onnx(made, folder, stem)
             except RuntimeError as error:
-                raise ExportError(
-                    f"openvino: {type(graph.module).__name__} does not convert: {first_line(error)}"
-                ) from error
+                place = of_error(error, graph.module, graph.program().graph.nodes)
+                raise Refused(message_of(error), place) from error
         return Written(files, graph.inputs, graph.outputs)
 
 

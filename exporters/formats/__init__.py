@@ -1,0 +1,1 @@
+"""Converters: one file a format, and what they stand on."""
