@@ -57,6 +57,16 @@ class Source:
             self.memo[key] = [self.run(probe) for probe in self.fitted_probes(sizes)]
         return self.memo[key]
 
+    @property
+    def first_sizes(self) -> dict[str, int]:
+        """The sizes of the free dimensions in the first probe."""
+        return {
+            dimension: size
+            for spec, array in zip(self.inputs, self.probes[0], strict=True)
+            for dimension, size in zip(spec.shape, array.shape, strict=True)
+            if isinstance(dimension, str)
+        }
+
     def fitted_probes(self, sizes: Mapping[str, int]) -> list[tuple[Array, ...]]:
         """The probes cropped, or repeated, to the shapes that `sizes` fixes."""
         specs = [spec.bound(sizes) for spec in self.inputs]
@@ -117,7 +127,7 @@ def from_module(
     if any(isinstance(d, str) for spec in inputs for d in spec.shape):
         outputs = sized(described, inputs, outputs, arrays)
     random = np.random.default_rng(0)
-    probes = [tuple(arrays), *(tuple(_shuffled(a, random) for a in arrays) for _ in range(2))]
+    probes = [tuple(arrays), *(tuple(shuffled(a, random) for a in arrays) for _ in range(2))]
     return Source(described, inputs, outputs, tuple(probes), notes=tuple(notes))
 
 
@@ -337,6 +347,6 @@ def _spec(name: str, array: Array, free: Mapping[int, str]) -> TensorSpec:
     return TensorSpec(name, dtype_named(array.dtype.name), shape, "NCHW" if image else None)
 
 
-def _shuffled(array: Array, random: np.random.Generator) -> Array:
+def shuffled(array: Array, random: np.random.Generator) -> Array:
     """The same values at other places: as typical as the example, and not the example."""
     return random.permutation(array.reshape(-1)).reshape(array.shape)

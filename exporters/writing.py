@@ -216,12 +216,7 @@ def smallest(source: Source, buckets: Sequence[Mapping[str, int]]) -> dict[str, 
     """
     if buckets:
         return min((dict(b) for b in buckets), key=lambda sizes: int(np.prod(list(sizes.values()))))
-    pairs = [
-        pair
-        for s, a in zip(source.inputs, source.probes[0], strict=True)
-        for pair in zip(s.shape, a.shape, strict=True)
-    ]
-    return {d: n if n <= GOLDEN_SIDE else 64 for d, n in pairs if isinstance(d, str)}
+    return {name: size if size <= GOLDEN_SIDE else 64 for name, size in source.first_sizes.items()}
 
 
 def tool_versions() -> dict[str, str]:
@@ -270,7 +265,7 @@ def _drop_unlisted(stage: Path, manifest: Manifest) -> None:
 def golden(name: str, source: Source, sizes: Mapping[str, int], stage: Path) -> tuple[Golden, ...]:
     """Golden inputs are rounded to float16 before they are run, and stored so: half the bytes of a picture."""
     (stage / "golden").mkdir(exist_ok=True)
-    halves = [_half(array) for array in source.fitted_probes(sizes)[0]]
+    halves = [half(array) for array in source.fitted_probes(sizes)[0]]
     values = [(spec.name, half) for spec, half in zip(source.inputs, halves, strict=True)]
     arrays = tuple(half.astype(spec.dtype) for spec, half in zip(source.inputs, halves, strict=True))
     outputs = zip(source.outputs, source.run(arrays), strict=True)
@@ -284,7 +279,7 @@ def golden(name: str, source: Source, sizes: Mapping[str, int], stage: Path) -> 
     return tuple(golden)
 
 
-def _half(array: Array) -> Array:
+def half(array: Array) -> Array:
     """float32 as float16, unless a value is too large for it."""
     if array.dtype != np.float32 or np.abs(array).max(initial=0.0) > np.finfo(np.float16).max:
         return array

@@ -100,16 +100,7 @@ class DpmSolver2M(SigmaSolver):
     Lu et al. 2022, "DPM-Solver++", algorithm 2. The last of fewer than 15 steps is of first order.
     """
 
-    def __init__(
-        self,
-        schedule: TrainedSchedule,
-        steps: int,
-        random: np.random.Generator,
-        eta: float = 0.0,
-        strength: float = 1.0,
-    ) -> None:
-        super().__init__(schedule, steps, random, eta, strength)
-        self._before: Float | None = None
+    _before: Float | None = None  # what the last step took for the image
 
     def _visit(self) -> Floats:
         schedule, count = self.schedule, self.steps

@@ -150,9 +150,18 @@ def raised_at(error: BaseException) -> str:
     return own[-1] if own else ""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, at most 200 characters; its class where none does."""
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's message that says something, `most` characters of it; its class where none does."""
+    return (_lines(error) or [type(error).__name__])[0][:most]
+
+
+def last_line(error: BaseException, most: int = 200) -> str:
+    """The last such line: where engines say what it came to."""
+    return (_lines(error) or [type(error).__name__])[-1][:most]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()]
 
 
 def message_of(error: BaseException) -> str:
@@ -160,7 +169,7 @@ def message_of(error: BaseException) -> str:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    lines = _lines(cause)
     if not lines:
         return type(cause).__name__
     if not lines[0].startswith("Constraints violated"):

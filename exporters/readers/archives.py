@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 
 from edgekit.errors import InputError
+from edgekit.exporters.proof.places import first_line
 
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began with before PyTorch 1.6
@@ -121,7 +122,7 @@ def require_plain(path: Path) -> None:
         records = torch._C.PyTorchFileReader(str(path))  # the reader that torch.export.load itself uses
         names = records.get_all_records()
     except RuntimeError as error:
-        raise InputError(f"'{path}' is no readable .pt2 file: {_first(error)}; save it again") from error
+        raise InputError(f"'{path}' is no readable .pt2 file: {first_line(error)}; save it again") from error
     if "serialized_exported_program.json" in names or "archive_format" not in names:
         raise InputError(f"'{path}' was written by a PyTorch before 2.8: save it again with torch.export.save")
     if any(name.startswith(("data/aotinductor/", "data/executorch/")) for name in names):
@@ -148,7 +149,7 @@ def _require_stored(names: Sequence[str], path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"'{path}' is no readable .pt2 file: {_first(error)}; save it again") from error
+        raise InputError(f"'{path}' is no readable .pt2 file: {first_line(error)}; save it again") from error
     found = sorted(entry.filename.partition("/")[2] for entry in entries)
     if found != sorted(names) or len({name.lower() for name in found}) != len(found):
         raise InputError(f"'{path}' has several records of one name, or folders: expected those of torch.export.save")
@@ -274,7 +275,3 @@ def _require(plain: bool, key: str, value: str, path: Path) -> None:
         f"'{path}' has {value[:80]!r} as '{key}', which torch.export.save does not write and loading would run: "
         "not loaded"
     )
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError, NotInstalled
+from edgekit.exporters.proof.places import first_line
 from edgekit.exporters.quiet import quiet
 from edgekit.exporters.readers import hub
 from edgekit.exporters.readers.parts import Parts, prepared
@@ -179,7 +180,7 @@ def _loaded(folder: Path, index: Mapping[str, Any]) -> Any:
                 **absent,
             )
     except Exception as error:  # two libraries, each with its own errors
-        raise InputError(f"'{folder}' cannot be loaded as a pipeline: {str(error).splitlines()[0]}") from error
+        raise InputError(f"'{folder}' cannot be loaded as a pipeline: {first_line(error, 1_000)}") from error
 
 
 def _halved(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from edgekit.errors import EngineError, InputError, TensorError
 from edgekit.exporters.readers.reading import Asked
 from edgekit.exporters.sources import Source
+from edgekit.exporters.writing import half
 from edgekit.session import Model, Session, runtime
 from edgekit.tensors import Array, TensorSpec
 from edgekit.verify import answers
@@ -76,7 +77,9 @@ def of_file(model: Model, asked: Asked) -> FileSource:
     if unknown:
         known = ", ".join(s.name for s in (*inputs, *outputs))
         raise InputError(f"got the layout, range or free dimensions of {sorted(unknown)}: the tensors are {known}")
-    exact = tuple(_half(array) for array in probes[0])  # as golden values are stored, so that parity knows them
+    exact = tuple(
+        half(array).astype(array.dtype) for array in probes[0]
+    )  # as golden values are stored, so that parity knows them
     return FileSource(nn.Identity(), inputs, outputs, (exact, *probes[1:]), model=model, engine=engine)
 
 
@@ -189,19 +192,6 @@ def _related(
         else:
             named.append(own if free else size)
     return tuple(named)
-
-
-def _half(array: Array) -> Array:
-    small = array.dtype == np.float32 and np.abs(array).max(initial=0.0) <= np.finfo(np.float16).max
-    return array.astype(np.float16).astype(np.float32) if small else array
-
-
-def sizes_of_first(source: Source) -> dict[str, int]:
-    """The sizes of the free dimensions in the first probe."""
-    pairs = [
-        p for s, a in zip(source.inputs, source.probes[0], strict=True) for p in zip(s.shape, a.shape, strict=True)
-    ]
-    return {d: n for d, n in pairs if isinstance(d, str)}
 
 
 def tiled(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[list[TensorSpec], dict[str, int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError, NotInstalled
+from edgekit.exporters.proof.places import first_line
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 MODEL_SUFFIXES = frozenset(
@@ -92,5 +93,4 @@ def _fetched(name: str | Path, patterns: Sequence[str]) -> Path:
 
 def _cause(error: BaseException) -> str:
     """What the network said, in one line."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).removeprefix("Got: ")[:200]
+    return first_line(error, 205).removeprefix("Got: ")[:200]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError
+from edgekit.exporters.proof.places import last_line
 from edgekit.manifest import Precision
 
 STARTS = {".onnx": b"\x08", ".xml": b"<", ".tflite": b"TFL3"}
@@ -73,7 +74,7 @@ def _onnx(path: Path) -> Facts:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own types
-        raise InputError(f"'{path}' is damaged or no ONNX model: {_first(error)}") from error
+        raise InputError(f"'{path}' is damaged or no ONNX model: {last_line(error)}") from error
     parts = list(graphs(model.graph))
     operators = Counter(f"{n.domain}:{n.op_type}".lstrip(":") for g in parts for n in g.node)
     tensors = [t for g in parts for t in g.initializer]
@@ -117,7 +118,7 @@ def _openvino(path: Path) -> Facts:
     try:
         model = openvino.Core().read_model(path)
     except Exception as error:  # RuntimeError and others, from C++
-        raise InputError(f"'{path}' is damaged or no OpenVINO model: {_first(error)}") from error
+        raise InputError(f"'{path}' is damaged or no OpenVINO model: {last_line(error)}") from error
     nodes = model.get_ordered_ops()
     operators = Counter(
         n.get_type_name() for n in nodes if n.get_type_name() not in ("Constant", "Parameter", "Result")
@@ -177,8 +178,3 @@ def _tflite(path: Path) -> Facts:
 
 
 INSPECT: dict[str, Callable[[Path], Facts]] = {".onnx": _onnx, ".xml": _openvino, ".tflite": _tflite}
-
-
-def _first(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]

@@ -16,8 +16,9 @@ from edgekit.bundle import Bundle
 from edgekit.errors import EngineError, ExportError, InputError, NotInstalled, ParityError, TensorError
 from edgekit.exporters import measured
 from edgekit.exporters.proof import parity
+from edgekit.exporters.proof.places import last_line
 from edgekit.exporters.readers import inspection
-from edgekit.exporters.readers.file_sources import ENGINES, FileSource, of_file, opened, sizes_of_first, tensors, tiled
+from edgekit.exporters.readers.file_sources import ENGINES, FileSource, of_file, opened, tensors, tiled
 from edgekit.exporters.readers.reading import Asked, by_component, refuse_idle, require_normal, with_mean
 from edgekit.exporters.writing import FORMATS, ExportOptions, golden, joined, require_task, tool_versions
 from edgekit.manifest import Component, Manifest, Parity, Task, Variant
@@ -119,7 +120,7 @@ def _component(name: str, model: Model, copied: Sequence[str], work: Wrapping) -
     variants = [msgspec.structs.replace(own, parity=_agreement(source, own, compared, work))]
     variants += _converted(name, source, own, work)
     work.notes[name]["engines"] = compared
-    held = golden(name, source, sizes_of_first(source), work.stage)
+    held = golden(name, source, source.first_sizes, work.stage)
     component = Component(source.inputs, source.outputs, tuple(variants), held)
     fixed = not any(isinstance(d, str) for s in source.inputs for d in s.shape)
     if work.asked.task in TILED and fixed and source.inputs[0].layout:
@@ -250,8 +251,7 @@ def _to_openvino(name: str, source: FileSource, own: Variant, work: Wrapping) ->
         with opened("openvino", model) as session:
             results = [answers(session, p, source.inputs, source.outputs) for p in source.probes]
     except (RuntimeError, TensorError) as error:  # of the converter, and EngineError
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ExportError(f"openvino: '{own.path}' does not convert: {(lines or ['?'])[-1][:300]}") from error
+        raise ExportError(f"openvino: '{own.path}' does not convert: {last_line(error, 300)}") from error
     variant = Variant(
         format="openvino", precision=own.precision, files=tuple(bundles.file_entry(work.stage, f) for f in files)
     )

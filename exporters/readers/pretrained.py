@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from edgekit.errors import InputError, NotInstalled
+from edgekit.exporters.proof.places import first_line
 from edgekit.exporters.quiet import quiet
 from edgekit.exporters.readers import hub
 
@@ -75,7 +76,7 @@ def loaded(reference: str | Path) -> Loaded:
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, use_fast=True, **local)
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError and more
-        raise InputError(f"'{reference}' does not load: {_first_line(error)}") from error
+        raise InputError(f"'{reference}' does not load: {first_line(error, 300)}") from error
     wrong = [*found["missing_keys"], *found["mismatched_keys"]]
     if wrong:
         raise InputError(
@@ -144,8 +145,3 @@ def _require_safetensors(place: Path) -> None:
         f"'{place}' has its weights in '{pickled[0]}', a pickle, which may run code when it is read: where you trust it, "
         "convert it once in Python: model.save_pretrained(folder, safe_serialization=True)"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -14,11 +14,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as trees
 
 from edgekit.errors import InputError
+from edgekit.exporters.proof.places import first_line
 from edgekit.exporters.readers import archives
 from edgekit.exporters.readers.archives import Kind
 from edgekit.exporters.readers.reading import Asked, Normalized, Prepared, Reader, stated_task
-from edgekit.exporters.sources import Source
-from edgekit.exporters.sources import _shuffled as shuffled
+from edgekit.exporters.sources import Source, shuffled
 from edgekit.tensors import Array, Dimension, TensorSpec, dtype_named
 
 MAKE_PT2 = (
@@ -95,7 +95,7 @@ def load(path: Path) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:  # a program of another version of PyTorch, or of operators that are not there
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error, 300)
         raise InputError(f"'{path}' does not load in PyTorch {torch.__version__}: {reason}") from error
 
 
