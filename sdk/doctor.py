@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -25,6 +26,8 @@ CLASHES = (
     ("cv2", ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")),
 )
 
+HOT_C, SLOWS_C = 75, 80  # the firmware lowers the clock from 80 °C on (a Raspberry Pi 3B+ from 60 °C)
+
 
 class Finding(msgspec.Struct, frozen=True):
     """One thing found: "problem" must be mended, "note" is worth knowing."""
@@ -36,7 +39,39 @@ class Finding(msgspec.Struct, frozen=True):
 def findings() -> list[Finding]:
     """Everything that this machine should be told about."""
     installed = {str(d.metadata["Name"]).lower() for d in distributions() if d.metadata["Name"]}
-    return [*_engines(), *_clashes(installed), *_opencv(installed), *_processor(), *_system()]
+    return [*_engines(), *_clashes(installed), *_opencv(installed), *_processor(), *board(), *_system()]
+
+
+def board(root: Path = machine.SYSTEM) -> list[Finding]:
+    """What a board's firmware and thermometer tell; nothing where there is no board."""
+    title = machine.board(root)
+    if title is None:
+        return []
+    heat, clock, slowed = machine.temperature_c(root), machine.clock_mhz(root), machine.throttled(root)
+    parts = [title]
+    parts += [f"{heat:.0f} °C"] if heat is not None else []
+    parts += [f"{clock['now']} of {clock['at most']} MHz"] if clock else []
+    found = [Finding("ok", ", ".join(parts))]
+    if heat is not None and heat >= HOT_C and not (slowed and slowed["now"]):
+        found.append(Finding("note", f"{heat:.0f} °C: a Raspberry Pi slows down from {SLOWS_C} °C on: give it a fan"))
+    return found + (_slowed(slowed) if slowed else [])
+
+
+def _slowed(slowed: dict[str, list[str]]) -> list[Finding]:
+    now = slowed["now"]
+    before = [what for what in slowed["since start"] if what not in now]
+    found = [Finding("problem", f"the board is slowed down now: {_remedies(now)}")] if now else []
+    if before:
+        found.append(Finding("note", f"the board was slowed down since its start: {_remedies(before)}"))
+    return found
+
+
+def _remedies(causes: list[str]) -> str:
+    weak = "under-voltage" in causes
+    hot = any(what != "under-voltage" for what in causes)
+    power = ["a stronger power supply or a shorter cable"] if weak else []
+    fan = ["a heat sink or a fan, a smaller picture or fewer frames"] if hot else []
+    return f"{', '.join(causes)}. What helps: {'; '.join(power + fan)}"
 
 
 def _engines() -> list[Finding]:

@@ -23,7 +23,7 @@ class Figures:
     """Told of each frame that is shown; its memory does not grow. Thread-safe."""
 
     def __init__(self) -> None:
-        self._ring: Samples = np.zeros((KEPT, 4))
+        self._ring: Samples = np.full((KEPT, 4), np.nan)
         self._lock = threading.Lock()
         self.frames = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -142,6 +143,11 @@ class PiCamera(Source):
                 "--source picamera needs Picamera2, which Raspberry Pi OS brings: sudo apt install python3-picamera2, and "
                 "a virtual environment made with `python3 -m venv --system-site-packages`; a USB camera is --source 0"
             ) from error
+        except ValueError as error:  # "numpy.dtype size changed": a part of the system's was built for NumPy 1
+            raise NotInstalled(
+                f"Picamera2 does not go with the NumPy of this environment ({error}): pip install 'simplejpeg>=1.8' brings "
+                "the part that does"
+            ) from error
         height, width = wanted.size or DEFAULT_SIZE
         self.title, self.fps = "picamera", wanted.fps or DEFAULT_FPS
         try:
@@ -158,7 +164,16 @@ class PiCamera(Source):
             ) from error
 
     def read(self) -> UInt8 | None:
-        return np.ascontiguousarray(self._camera.capture_array("main")[:, :, :3])
+        job = self._camera.capture_arrays(["main"], wait=False)
+        try:
+            (frame,), facts = job.get_result(timeout=READ_MS / 1000)
+        except TimeoutError as error:
+            raise SourceLost(
+                f"the Raspberry Pi camera gave no frame for {READ_MS / 1000:.0f} s: is its cable in at both ends?"
+            ) from error
+        if exposed := facts.get("SensorTimestamp"):  # nanoseconds of the system's monotonic clock
+            self.age_s = max(0.0, (time.monotonic_ns() - exposed) / 1e9)
+        return np.ascontiguousarray(frame[:, :, :3])
 
     def close(self) -> None:
         self._camera.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import sys
 import threading
@@ -164,9 +165,14 @@ def test_an_ip_camera_on_loopback() -> None:
     assert numbers[:3] == sorted(numbers[:3])  # type: ignore[type-var]
 
 
-def test_a_pi_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pi_camera(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(NotInstalled, match="apt install python3-picamera2"):
         opener("picamera", Wanted())()
+    (tmp_path / "picamera2.py").write_text("raise ValueError('numpy.dtype size changed')")
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(str(tmp_path))
+        with pytest.raises(NotInstalled, match="size changed.*simplejpeg"):
+            opener("picamera", Wanted())()
     told: dict[str, object] = {}
 
     class Picamera2:
@@ -180,12 +186,22 @@ def test_a_pi_camera(monkeypatch: pytest.MonkeyPatch) -> None:
         def stop(self) -> None: ...
         def close(self) -> None: ...
 
-        def capture_array(self, name: str) -> np.ndarray:
-            return np.full((120, 160, 3), 5, np.uint8)
+        def capture_arrays(self, names: list[str], wait: bool) -> object:
+            assert names == ["main"] and not wait
+            return self
+
+        def get_result(self, timeout: float) -> tuple[list[np.ndarray], dict[str, int]]:
+            if told.get("unplugged"):
+                raise concurrent.futures.TimeoutError
+            return [np.full((120, 160, 3), 5, np.uint8)], {"SensorTimestamp": time.monotonic_ns() - 40_000_000}
 
     monkeypatch.setitem(sys.modules, "picamera2", types.SimpleNamespace(Picamera2=Picamera2))  # type: ignore[arg-type]
     with opener("picamera", Wanted((120, 160), 20.0))() as source:
         assert source.read().shape == (120, 160, 3) and source.fps == 20  # type: ignore[union-attr]
+        assert 0.04 <= source.age_s < 5
+        told["unplugged"] = True
+        with pytest.raises(SourceLost, match="gave no frame for 5 s"):
+            source.read()
     assert told["main"] == {"size": (160, 120), "format": "BGR888"}
 
     def none() -> None:
