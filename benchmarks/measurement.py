@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
+import math
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +13,40 @@ import msgspec
 import numpy as np
 
 from edgekit import images, machine, registry
+from edgekit.benchmarks.isolated import Process
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
 from edgekit.errors import DeviceUnavailable, EngineError
+from edgekit.manifest import Variant
 from edgekit.session import runtime as find_runtime
+from edgekit.verify import golden_sizes
 
 SCHEMA = 1
 ANSWER_TIMEOUT_S = 900.0  # an engine that hangs is killed, and becomes a row
+FLOOR = 0.02  # by so much do two runs of one file differ on an idle machine
+USUAL_SIDE = 64  # of a free dimension that neither a file nor golden values give a size
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What is measured: one bundle on one engine, device, precision and thread count."""
+    """What is measured: one bundle on one engine, device, precision and thread count.
+
+    `component` is one graph alone, at `sizes` of its free dimensions; None is the whole task.
+    """
 
     bundle: str
     runtime: str
     device: str = "cpu"
     precision: str = "fp32"
     threads: int | None = None
+    component: str | None = None
+    sizes: dict[str, int] = {}
 
 
 class Row(msgspec.Struct):
     """One case's raw samples in milliseconds, in the order taken; `error` says why there are none.
 
-    `model_ms` is `session.run`; `task_ms` the whole task, decoded image in, finished image out.
+    `model_ms` is `session.run`; `task_ms` the whole task, decoded image in, finished image out; `round_ms` and
+    `task_round_ms` are their medians of each round. `runs` says how often one use of the task runs each component.
     """
 
     case: Case
@@ -50,6 +56,9 @@ class Row(msgspec.Struct):
     first_ms: float | None = None
     model_ms: list[float] = []
     task_ms: list[float] = []
+    round_ms: list[float] = []
+    task_round_ms: list[float] = []
+    runs: dict[str, int] = {}
     peak_mb: float | None = None
     placement: dict[str, Any] = {}
     error: str = ""
@@ -77,18 +86,29 @@ class Report(msgspec.Struct):
         partial.replace(path)
 
 
+def _never(rows: Sequence[Row]) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class MeasureOptions:
     """`size`: (height, width) of the image, None for its own; `image`: a photo's path, None for the one that ships.
 
-    Every case gets `rounds` × `seconds`; `progress` is told (done, of all, what is next).
+    `components` are measured one by one, file by file, in the place of the whole task: on golden values, brought to
+    `sizes` where a file leaves its dimensions free (`usual_sizes` where left out). Every case gets `rounds` ×
+    `seconds`; `enough` is asked after each round whether the rows of those interleaved say enough already. A process
+    that does not answer within `timeout_s` is ended. `progress` is told (done, of all, what is next).
     """
 
     size: tuple[int, int] | None = (360, 640)
     image: str | Path | None = None
+    components: Sequence[str] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
     rounds: int = 5
     seconds: float = 1.0
     threads: int | None = None
+    enough: Callable[[Sequence[Row]], bool] = _never
+    timeout_s: float = ANSWER_TIMEOUT_S
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, what: None)
 
 
@@ -109,16 +129,29 @@ def measure(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     opened.check_files()
-    cases = cases_of(opened, runtimes, precisions, options.threads)
-    if not cases:
+    groups = _groups(opened, runtimes, precisions, options)
+    if not groups:
         raise DeviceUnavailable(
             f"nothing of {opened.name} can be measured: no installed engine of {list(runtimes) or 'any'} has a file of "
             f"{list(precisions) or 'any precision'}; see `edgekit devices`"
         )
     with tempfile.TemporaryDirectory() as folder:
         image, what = _prepared(opened, options, Path(folder))
-        rows = _run(opened, cases, image, options)
+        rows = _measured(opened, groups, image, options)
     return Report(opened.name, opened.hash, machine.facts(), what, rows)
+
+
+def noise_of(small: Sequence[float], fp32: Sequence[float]) -> float:
+    """What the ratio of two medians is uncertain by, as a part of it: twice its standard error over the rounds.
+
+    The spread is that of the rounds' own ratios, so that a drift which hits both alike does not count; by its median
+    absolute deviation, so that a round which something else disturbed does not either.
+    """
+    ratios = np.array([s / f for s, f in zip(small, fp32, strict=False)])
+    if not len(ratios):
+        return FLOOR
+    deviation = 1.4826 * float(np.median(np.abs(ratios / np.median(ratios) - 1)))
+    return max(FLOOR, 2 * 1.2533 * deviation / math.sqrt(len(ratios)))
 
 
 def cases_of(
@@ -134,6 +167,52 @@ def cases_of(
         have = [p for p in dict.fromkeys(v.precision for v in variants) if readable(name, p, variants)]
         found += [Case(str(bundle.folder), name, "cpu", p, threads) for p in have if not precisions or p in precisions]
     return found
+
+
+def component_cases(
+    bundle: Bundle, component: str, runtimes: Sequence[str] = (), precisions: Sequence[str] = ()
+) -> list[Case]:
+    """One component's engine × file pairs that are installed, in the bundle, and asked for.
+
+    A file of free dimensions has no sizes yet.
+    """
+    variants = bundle.component(component).variants
+    return [
+        Case(str(bundle.folder), name, "cpu", precision, None, component, dict(variant.sizes))
+        for name in runtimes or registry.device_runtimes()
+        if find_runtime(name).installed()
+        for precision in dict.fromkeys(v.precision for v in variants)
+        if not precisions or precision in precisions
+        for variant in readable(name, precision, variants)
+    ]
+
+
+def usual_sizes(bundle: Bundle, component: str) -> dict[str, int]:
+    """The sizes at which a component's files of free dimensions are measured: those of the largest file that has them
+    fixed, else those of the golden values.
+    """
+    described = bundle.component(component)
+    free = {d for spec in described.inputs for d in spec.shape if isinstance(d, str)}
+    fixed: list[Variant] = [v for v in described.variants if set(v.sizes) >= free]
+    largest = max(fixed, key=lambda v: math.prod(v.sizes.values()), default=None)
+    known = {**golden_sizes(bundle, component), **(largest.sizes if largest else {})}
+    return {name: known.get(name, USUAL_SIDE) for name in sorted(free)}
+
+
+def _groups(
+    bundle: Bundle, runtimes: Sequence[str], precisions: Sequence[str], options: MeasureOptions
+) -> list[list[Case]]:
+    """The cases, those together that are interleaved: all of the task, or all of one component at the same sizes."""
+    if not options.components:
+        whole = cases_of(bundle, runtimes, precisions, options.threads)
+        return [whole] if whole else []
+    groups: dict[str, list[Case]] = {}
+    for name in options.components:
+        usual = dict(options.sizes) or usual_sizes(bundle, name)
+        for case in component_cases(bundle, name, runtimes, precisions):
+            sized = msgspec.structs.replace(case, sizes=case.sizes or usual, threads=options.threads)
+            groups.setdefault(f"{name} {sorted(sized.sizes.items())}", []).append(sized)
+    return list(groups.values())
 
 
 def sample_photo() -> Path:
@@ -161,45 +240,71 @@ def _prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> tuple[st
     return str(path), f"a photo of {photo.shape[1]}×{photo.shape[0]}"
 
 
-def _run(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureOptions) -> list[Row]:
-    rows = [_row(bundle, case) for case in cases]
-    total = len(cases) * (options.rounds + 1)
-    workers: list[_Process] = []
-    try:
-        for index, (case, row) in enumerate(zip(cases, rows, strict=True)):
-            options.progress(index, total, f"load {case.runtime} {case.precision}")
-            workers.append(_Process())
-            opened = _asked(workers[-1], row, {"do": "open", "case": msgspec.to_builtins(case), "image": image})
-            for name in ("load_ms", "first_ms", "placement"):
-                if name in opened:
-                    setattr(row, name, opened[name])
-        for round_ in range(options.rounds):
-            for index, row in enumerate(rows):
-                options.progress(
-                    len(cases) * (round_ + 1) + index,
-                    total,
-                    f"round {round_ + 1} {row.case.runtime} {row.case.precision}",
-                )
-                if not row.error:
-                    answer = _asked(workers[index], row, {"do": "round", "seconds": options.seconds})
-                    row.model_ms += answer.get("model_ms", [])
-                    row.task_ms += answer.get("task_ms", [])
-                    row.peak_mb = answer.get("peak_mb", row.peak_mb)
-    finally:
-        for worker in workers:
-            worker.stop()
+def _measured(bundle: Bundle, groups: list[list[Case]], image: str | None, options: MeasureOptions) -> list[Row]:
+    """The rows of all groups, one group after the other."""
+    total = sum(len(cases) for cases in groups) * (options.rounds + 1)
+    done = 0
+    rows: list[Row] = []
+    for cases in groups:
+        rows += _interleaved(bundle, cases, image, _after(options, done, total))
+        done += len(cases) * (options.rounds + 1)
     options.progress(total, total, "done")
     return rows
 
 
+def _after(options: MeasureOptions, done: int, total: int) -> MeasureOptions:
+    """The same options, whose progress goes on after what is done."""
+    return replace(options, progress=lambda more, _, what: options.progress(done + more, total, what))
+
+
+def _interleaved(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureOptions) -> list[Row]:
+    """Open every case in a process of its own, then run round after round of all of them."""
+    rows = [_row(bundle, case) for case in cases]
+    workers: list[Process] = []
+    try:
+        for index, (case, row) in enumerate(zip(cases, rows, strict=True)):
+            options.progress(index, 0, f"load {case.runtime} {case.precision}")
+            workers.append(Process(options.timeout_s))
+            opened = _asked(workers[-1], row, {"do": "open", "case": msgspec.to_builtins(case), "image": image})
+            for name in ("load_ms", "first_ms", "placement", "runs"):
+                if name in opened:
+                    setattr(row, name, opened[name])
+        for round_ in range(options.rounds):
+            for index, row in enumerate(rows):
+                what = f"round {round_ + 1} {row.case.runtime} {row.case.precision}"
+                options.progress(len(cases) * (round_ + 1) + index, 0, what)
+                if not row.error:
+                    _add(row, _asked(workers[index], row, {"do": "round", "seconds": options.seconds}))
+            if options.enough(rows):
+                break
+    finally:
+        for worker in workers:
+            worker.stop()
+    return rows
+
+
+def _add(row: Row, answer: dict[str, Any]) -> None:
+    """One round's samples."""
+    model_ms, task_ms = answer.get("model_ms", []), answer.get("task_ms", [])
+    row.model_ms += model_ms
+    row.task_ms += task_ms
+    row.round_ms += [float(np.median(model_ms))] if model_ms else []
+    row.task_round_ms += [float(np.median(task_ms))] if task_ms else []
+    row.peak_mb = answer.get("peak_mb", row.peak_mb)
+
+
 def _row(bundle: Bundle, case: Case) -> Row:
-    variant = readable(case.runtime, case.precision, bundle.component(bundle.main).variants)[0]
+    named = case.component or bundle.main
+    found = readable(case.runtime, case.precision, bundle.component(named).variants)
+    variant = next((v for v in found if v.sizes == case.sizes), found[0])
     quality = msgspec.to_builtins(variant.quality) if variant.quality else None
+    if case.component is not None:
+        return Row(case, bytes=variant.bytes, quality=quality)
     parts = [readable(case.runtime, case.precision, c.variants) for c in bundle.manifest.components.values()]
-    return Row(case, bytes=sum(found[0].bytes for found in parts if found), quality=quality)
+    return Row(case, bytes=sum(files[0].bytes for files in parts if files), quality=quality)
 
 
-def _asked(worker: _Process, row: Row, command: dict[str, Any]) -> dict[str, Any]:
+def _asked(worker: Process, row: Row, command: dict[str, Any]) -> dict[str, Any]:
     """The worker's answer; a crash or an error is written into the row."""
     try:
         answer = worker.ask(command)
@@ -207,50 +312,3 @@ def _asked(worker: _Process, row: Row, command: dict[str, Any]) -> dict[str, Any
         answer = {"error": str(error)}
     row.error = answer.get("error", "")
     return answer
-
-
-class _Process:
-    """A worker: `python -m edgekit.benchmarks.worker`, spoken to in JSON lines."""
-
-    def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit.benchmarks.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-        )
-
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        watchdog = threading.Timer(ANSWER_TIMEOUT_S, self._process.kill)
-        watchdog.start()
-        try:
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            watchdog.cancel()
-        if not line:
-            code = self._process.wait()
-            raise EngineError(f"the measured process died with exit code {code}: {self._last_words()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # what the dead process did not read cannot be flushed
-                    stream.close()
-        self._errors.close()
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else "it said nothing"

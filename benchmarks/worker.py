@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,33 +30,28 @@ def main() -> None:
 
 
 class Worker:
-    """A session, and the task around it where the bundle has one, with an input each."""
+    """A session, and the task around it where the whole is measured, with an input each."""
 
     def __init__(self, case: dict[str, Any], image: str | None) -> None:
         start = time.perf_counter()
-        import numpy as np
-
-        import edgekit
-        from edgekit import images
         from edgekit.bundle import Bundle
-        from edgekit.verify import feeds, golden_sizes
 
         bundle = Bundle.open(case["bundle"])
         request = {"device": case["device"], "precision": case["precision"], "threads": case["threads"]}
         self.task: Callable[[], Any] | None = None
-        name = bundle.main
-        if bundle.manifest.task is not None:
+        runs: dict[str, int] = {}
+        if bundle.manifest.task is not None and case["component"] is None:
+            import edgekit
+
             task = edgekit.load(bundle, case["runtime"], **request)
             loaded = time.perf_counter()
-            picture = images.read_image(image)[:, :, :3] if image is not None else np.empty((0, 0, 3), np.uint8)
+            picture = _picture(image)
             session, inputs = task.example(picture)
             self.task = lambda: task.once(picture)
+            if len(task.components) > 1:
+                runs = runs_of(task, self.task)
         else:
-            sizes = golden_sizes(bundle, name)
-            session = edgekit.open_session(bundle, case["runtime"], component=name, sizes=sizes, **request)
-            loaded = time.perf_counter()
-            component, golden = bundle.component(name), bundle.golden(name)
-            inputs = feeds(session, [golden[spec.name] for spec in component.inputs], component.inputs)
+            session, inputs, loaded = _component(bundle, case, request)
         self.model: Callable[[], Any] = lambda: session.run(inputs)
         first = time.perf_counter()
         self.model()
@@ -63,6 +59,7 @@ class Worker:
         self.opened = {
             "load_ms": (loaded - start) * 1e3,
             "first_ms": (time.perf_counter() - first) * 1e3,
+            "runs": runs,
             "placement": {
                 "device": placement.device,
                 "precision": placement.precision,
@@ -81,6 +78,64 @@ class Worker:
             "task_ms": timed(self.task, half) if self.task else [],
             "peak_mb": peak_mb(),
         }
+
+
+def runs_of(task: Any, once: Callable[[], Any]) -> dict[str, int]:
+    """How often one use of a task runs each of its components."""
+    once()  # which opens what it needs
+    counts: Counter[str] = Counter()
+
+    def counted(component: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*arguments: Any, **options: Any) -> Any:
+            counts[component] += 1
+            return call(*arguments, **options)
+
+        return counting
+
+    sessions = [(component, session) for (component, _), session in task._sessions.items()]
+    for component, session in sessions:
+        session.run, session.borrow = counted(component, session.run), counted(component, session.borrow)
+    once()
+    for _, session in sessions:
+        del session.run, session.borrow
+    return dict(counts)
+
+
+def golden_inputs(bundle: Any, component: str, sizes: Mapping[str, int]) -> list[Any]:
+    """A component's golden inputs, wrapped around to these sizes; seeded numbers where it has none."""
+    import numpy as np
+
+    golden, random = bundle.golden(component), np.random.default_rng(0)
+    arrays = []
+    for spec in bundle.component(component).inputs:
+        shape = [sizes.get(d, 1) if isinstance(d, str) else d for d in spec.shape]
+        low, high = spec.range or (0.0, 1.0)
+        array = golden[spec.name] if spec.name in golden else low + (high - low) * random.random(shape)
+        for axis, size in enumerate(shape):
+            array = np.take(array, np.arange(size), axis, mode="wrap")
+        arrays.append(array.astype(spec.dtype))
+    return arrays
+
+
+def _component(bundle: Any, case: dict[str, Any], request: dict[str, Any]) -> tuple[Any, Any, float]:
+    """A component's session, its inputs, and when it was loaded."""
+    import edgekit
+    from edgekit.verify import feeds, golden_sizes
+
+    name = case["component"] or bundle.main
+    sizes = case["sizes"] or golden_sizes(bundle, name)
+    session = edgekit.open_session(bundle, case["runtime"], component=name, sizes=sizes, **request)
+    loaded = time.perf_counter()
+    return session, feeds(session, golden_inputs(bundle, name, sizes), bundle.component(name).inputs), loaded
+
+
+def _picture(image: str | None) -> Any:
+    """The image that a task is given; an empty one where it takes none."""
+    import numpy as np
+
+    from edgekit import images
+
+    return images.read_image(image)[:, :, :3] if image is not None else np.empty((0, 0, 3), np.uint8)
 
 
 def timed(call: Callable[[], Any], seconds: float) -> list[float]:

@@ -54,6 +54,21 @@ def from_path(bundle: Bundle, path: str | Path, count: int = COUNT) -> dict[str,
     return {name: checked(inputs, bundle.component(name).inputs) for name, inputs in found.items()}
 
 
+def named(bundle: Bundle, name: str | Path) -> dict[str, Calibration]:
+    """Inputs of every component by what the caller names: a path, "zoo" for what ships with edgekit, or "random".
+
+    Raises:
+        As `from_path`.
+    """
+    if str(name) == "random":
+        return drawn(bundle)
+    if str(name) == "zoo":
+        from edgekit.quantization.zoo_inputs import shipped  # which stands on this module
+
+        return shipped(bundle)
+    return from_path(bundle, name)
+
+
 def drawn(bundle: Bundle, count: int = COUNT) -> dict[str, Calibration]:
     """Inputs of every component where there are no data: what the task draws itself, else seeded noise.
 
@@ -84,7 +99,7 @@ def recorded(bundle: Bundle, items: Any, count: int = COUNT) -> dict[str, Calibr
     assert bundle.manifest.task is not None
     do = DRAWS.get(bundle.manifest.task.name, _once)
     kept: dict[str, _Kept] = {}
-    with load(bundle, reference_engine(bundle), precision="fp32") as task, _watched(task, kept):
+    with load(bundle, reference_engine(bundle), precision=float_precision(bundle)) as task, _watched(task, kept):
         tiled = isinstance(task, TiledTask)
         random = np.random.default_rng(0)
         for item in items:
@@ -217,9 +232,16 @@ class _Recorder:
         return self._session.borrow(inputs, **options)
 
 
+def float_precision(bundle: Bundle) -> str:
+    """ "fp32", or "fp16" where the bundle was made from a file that holds nothing else."""
+    found = {v.precision for v in bundle.component(bundle.main).variants}
+    return "fp16" if "fp16" in found and "fp32" not in found else "fp32"
+
+
 def reference_engine(bundle: Bundle) -> str:
     """An engine that runs the bundle's fp32 with the tensors that its components state."""
-    formats = {v.format for v in bundle.component(bundle.main).variants if v.precision == "fp32"}
+    exact = float_precision(bundle)
+    formats = {v.format for v in bundle.component(bundle.main).variants if v.precision == exact}
     for format, engine in (("onnx", "onnxruntime"), ("openvino", "openvino"), ("torch", "torch"), ("tflite", "litert")):
         if format in formats:
             return engine
@@ -289,9 +311,11 @@ __all__ = [
     "checked",
     "drawn",
     "draws_itself",
+    "float_precision",
     "from_arrays",
     "from_path",
     "from_photos",
+    "named",
     "recorded",
     "reference_engine",
 ]

@@ -66,19 +66,10 @@ def require_same(bundle: Bundle, sources: Mapping[str, Source]) -> None:
             )
 
 
-def require_networks(bundle: Bundle) -> None:
-    """Refuse a bundle that carries no network that PyTorch could run, before any work is done.
-
-    Raises:
-        QuantizationError.
-    """
-    for name, component in bundle.manifest.components.items():
-        if component.family is None or not any(v.format == "torch" for v in component.variants):
-            raise QuantizationError(
-                f"{bundle.name} does not carry the PyTorch network of '{name}': name what it was exported from "
-                "(--source nets.py:build, net.pt2 or a folder; source= in Python). A bundle made from a converted file "
-                "alone cannot be quantized"
-            )
+def carries_network(bundle: Bundle, component: str) -> bool:
+    """Whether a bundle carries a component's PyTorch network: a zoo family's weights."""
+    described = bundle.component(component)
+    return described.family is not None and any(v.format == "torch" for v in described.variants)
 
 
 def _asked(bundle: Bundle, weights: Path | None) -> Asked:

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -99,13 +99,13 @@ class LiteRtSession(Session):
     def placement(self) -> Placement:
         with self._lock:
             self._refuse_closed()
-            operators, quantized = _operators(self._engine)
+            operators, precision = _operators(self._engine)
         return Placement(
             runtime="litert",
             version=_engine()[1],
             requested="cpu",
             device="cpu",
-            precision="int8" if quantized else "fp32",
+            precision=precision,
             threads=self._threads,
             operators=operators,
             why=self.why,
@@ -115,8 +115,8 @@ class LiteRtSession(Session):
         self._engine = None
 
 
-def _operators(engine: Any) -> tuple[dict[str, int], bool]:
-    """Operators by unit and name, and whether any convolution or matrix product takes int8.
+def _operators(engine: Any) -> tuple[dict[str, int], str]:
+    """Operators by unit and name, and what convolutions and matrix products are computed in.
 
     A delegate node stands for all operators between its inputs and its outputs.
     """
@@ -133,9 +133,19 @@ def _operators(engine: Any) -> tuple[dict[str, int], bool]:
                 pending += [int(i) for i in op["inputs"] if int(i) not in edge]
     plain = [op for op in details if op["op_name"] != "DELEGATE"]
     counted = Counter(f"{'XNNPACK' if op['index'] in delegated else 'CPU'} {op['op_name']}" for op in plain)
-    dtypes = {t["index"]: t["dtype"] for t in engine.get_tensor_details()}
+    tensors = {t["index"]: t for t in engine.get_tensor_details()}
     heavy = [op for op in plain if "CONV" in op["op_name"] or op["op_name"] in ("FULLY_CONNECTED", "BATCH_MATMUL")]
-    return dict(counted), any(dtypes.get(int(op["inputs"][0])) is np.int8 for op in heavy)
+    return dict(counted), _precision([[tensors.get(int(i), {}) for i in op["inputs"][:2]] for op in heavy])
+
+
+def _precision(products: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """What products are computed in, by their inputs and weights; groups of weights that share a scale have 4 bits."""
+    if any(taken.get("dtype") is np.int8 for taken, *_ in products):
+        return "int8"
+    small = [own for _, own in products if own.get("dtype") is np.int8]
+    if any(own["quantization_parameters"].get("block_size") for own in small):
+        return "int4-weights"
+    return "int8-dynamic" if small else "fp32"
 
 
 @contextlib.contextmanager

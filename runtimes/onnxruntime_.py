@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
-from edgekit.machine import processor
+from edgekit.machine import architecture, int8_overflows, int8_units, processor
 from edgekit.runtimes.external_data import require_inside
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, TensorSpec, dtype_named
@@ -19,6 +21,8 @@ PROVIDERS = {
     "DmlExecutionProvider": "gpu",
     "WebGpuExecutionProvider": "gpu",
 }
+PACKED = ("int8-dynamic", "int4-weights")
+CPU_FACTS = Path("/proc/cpuinfo")  # where there is none, nothing is known of dot products
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -29,6 +33,9 @@ DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+
+EXACT = "session.x64quantprecision"  # no overflow of int8 products on x86-64 without VNNI, at some cost in speed
+NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
 @dataclass(frozen=True)
@@ -62,19 +69,21 @@ class OnnxRuntime(Runtime):
         engine = _engine()
         provider = self._provider(device)
         require_inside(model.path, model.files)
-        settings = engine.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = threads or 0
-        settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.allow_spinning)))
-        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if provider[0] != "CPUExecutionProvider":
-            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            session = engine.InferenceSession(str(model.path), settings, providers=[provider])
-        except Exception as error:  # the engine raises a dozen unrelated types of its own
+        _require_dot_products(model, device)
+        strict = provider[0] != "CPUExecutionProvider"
+        exact = not strict and model.precision == "int8" and int8_overflows()
+        # exact int8 products first; it refuses files in which two weights share a zero point, which then run all the same
+        for entries in [{EXACT: "1"}, {}] if exact else [{NO_FALLBACK: "1"}] if strict else [{}]:
+            settings = _settings(engine, threads, options, entries)
+            try:
+                session = engine.InferenceSession(str(model.path), settings, providers=[provider])
+                break
+            except Exception as error:  # the engine raises a dozen unrelated types of its own
+                refused = error
+        else:
             raise EngineError(
-                f"onnxruntime cannot open '{model.path.name}' on {device}: {_first_line(error)}"
-            ) from error
+                f"onnxruntime cannot open '{model.path.name}' on {device}: {_first_line(refused)}"
+            ) from refused
         return OnnxSession(session, model, device)
 
     def _provider(self, device: str) -> tuple[str, dict[str, str]]:
@@ -121,7 +130,6 @@ class OnnxSession(Session):
         for group in self._engine.get_provider_graph_assignment_info():
             unit = group.ep_name.removesuffix("ExecutionProvider")
             operators.update(f"{unit} {node.op_type}" for node in group.get_nodes())
-        quantized = any("QuantizeLinear" in name or "QLinear" in name for name in operators)
         half = any(tensor.type == "tensor(float16)" for tensor in self._engine.get_inputs())
         units = {name.split()[0] for name in operators}
         return Placement(
@@ -129,7 +137,7 @@ class OnnxSession(Session):
             version=str(_engine().__version__),
             requested=self._device,
             device="+".join(sorted(PROVIDERS.get(f"{unit}ExecutionProvider", unit.lower()) for unit in units)),
-            precision="int8" if quantized else "fp16" if half else "fp32",
+            precision=_precision(operators, self._model.precision) or ("fp16" if half else "fp32"),
             threads=self._engine.get_session_options().intra_op_num_threads or None,
             operators=dict(operators),
             why=self.why,
@@ -137,6 +145,17 @@ class OnnxSession(Session):
 
     def _close(self) -> None:
         self._engine = None
+
+
+def _settings(engine: Any, threads: int | None, options: OnnxRuntimeOptions, entries: Mapping[str, str]) -> Any:
+    settings = engine.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads or 0
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.allow_spinning)))
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for name, value in entries.items():
+        settings.add_session_config_entry(name, value)
+    return settings
 
 
 def _engine() -> Any:
@@ -150,6 +169,34 @@ def _engine() -> Any:
 def _spec(tensor: Any) -> TensorSpec:
     shape = tuple(d if isinstance(d, int) else str(d or f"{tensor.name}_dim{i}") for i, d in enumerate(tensor.shape))
     return TensorSpec(tensor.name, dtype_named(DTYPES.get(tensor.type, tensor.type)), shape)
+
+
+def _require_dot_products(model: Model, device: str) -> None:
+    """Refuse packed weights on an Arm processor without dot products, such as the Raspberry Pi 4's: they are unpacked in
+    every run there, which took 33 times the instructions of fp32 in 8 bits, and 6 times in 4.
+
+    Raises:
+        DeviceUnavailable.
+    """
+    packed = model.precision in PACKED and device.startswith("cpu")
+    if packed and architecture() == "aarch64" and CPU_FACTS.is_file() and not int8_units():
+        raise DeviceUnavailable(
+            f"onnxruntime has no fast {model.precision} on this processor, which lacks dot products: use "
+            "runtime='litert', or precision='int8-weights'"
+        )
+
+
+def _precision(operators: Iterable[str], stated: str) -> str:
+    """What products are computed in, by the operators; empty where all is float, as with weights unfolded on opening.
+
+    A product with packed weights tells nothing of their bits: what the manifest states is taken.
+    """
+    kinds = {name.partition(" ")[2] for name in operators}
+    if any("MatMulNBits" in kind for kind in kinds):
+        return "int4-weights" if stated == "int4-weights" else "int8-dynamic"
+    if any("DynamicQuantize" in kind or "MatMulInteger" in kind for kind in kinds):
+        return "int8-dynamic"
+    return "int8" if any("QuantizeLinear" in kind or "QLinear" in kind for kind in kinds) else ""
 
 
 def _first_line(error: Exception) -> str:

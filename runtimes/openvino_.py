@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
+from edgekit.machine import int8_overflows
 from edgekit.runtimes.external_data import require_inside
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, TensorSpec, dtype_named
 
 NOT_COMPUTE = {"Const", "Input", "Output"}
+HEAVY = {"Convolution", "FullyConnected", "MatMul", "Deconvolution"}
+GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+BYTES, NIBBLES = {"i8", "u8"}, {"i4", "u4"}
+ROUNDED_INPUTS = {"int8-weights": 0, "int8-dynamic": 64, "int4-weights": 32}  # how many share a scale; 0: none
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class OpenVinoRuntime(Runtime):
         }
         if threads and target == "CPU":
             settings["INFERENCE_NUM_THREADS"] = str(threads)
+        if model.precision in ROUNDED_INPUTS and target == "CPU":  # it would round those of all small weights
+            settings[GROUP_SIZE] = str(ROUNDED_INPUTS[model.precision])
+        if model.precision == "int8" and target == "CPU" and int8_overflows():
+            settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
         try:
             network = core.read_model(model.path)
             if target.startswith("NPU"):
@@ -102,11 +111,13 @@ class OpenVinoSession(Session):
     def placement(self) -> Placement:
         with self._lock:
             self._refuse_closed()
-            infos = [op.get_rt_info() for op in self._compiled.get_runtime_model().get_ordered_ops()]
+            nodes = self._compiled.get_runtime_model().get_ordered_ops()
+            infos = [node.get_rt_info() for node in nodes]
             kinds = [(_text(info, "layerType"), _text(info, "runtimePrecision")) for info in infos]
+            heavy = {_multiplied(node) for node, (kind, _) in zip(nodes, kinds, strict=True) if kind in HEAVY}
             units = self._compiled.get_property("EXECUTION_DEVICES")
             operators = Counter(f"{'+'.join(units)} {p}" for layer, p in kinds if layer not in NOT_COMPUTE)
-            heavy = {p for layer, p in kinds if layer in ("Convolution", "FullyConnected", "MatMul", "Deconvolution")}
+            rounds = "CPU" in units and int(self._compiled.get_property(GROUP_SIZE)) > 0
             hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
             threads = self._compiled.get_property("INFERENCE_NUM_THREADS") if "CPU" in units else None
         floating = {"f32": "fp32", "f16": "fp16"}.get(hint, hint)
@@ -115,7 +126,7 @@ class OpenVinoSession(Session):
             version=OpenVinoRuntime().version(),
             requested=self._device,
             device="+".join(unit.lower().replace(".", ":") for unit in units),
-            precision="int8" if heavy & {"u8", "i8"} else floating,
+            precision=_precision(heavy, rounds) or floating,
             threads=threads,
             operators=dict(operators),
             why=self.why,
@@ -153,6 +164,25 @@ def _spec(port: Any) -> TensorSpec:
     sizes = enumerate(port.get_partial_shape())
     shape = tuple(d.get_length() if d.is_static else f"{name}_dim{i}" for i, d in sizes)
     return TensorSpec(name, dtype_named(str(port.get_element_type().to_dtype())), shape)
+
+
+def _multiplied(node: Any) -> tuple[str, str]:
+    """The types of an operator's input and of its weights."""
+    first, second = (node.get_input_element_type(i).get_type_name() for i in (0, 1))
+    return str(first), str(second)
+
+
+def _precision(heavy: set[tuple[str, str]], rounds: bool) -> str:
+    """What products are computed in, by the types of their inputs and weights; empty where all is float.
+
+    `rounds`: inputs of small weights are rounded as they come.
+    """
+    if any(taken in BYTES for taken, _ in heavy):
+        return "int8"
+    weights = {own for _, own in heavy}
+    if weights & NIBBLES:
+        return "int4-weights"
+    return ("int8-dynamic" if rounds else "int8-weights") if weights & BYTES else ""
 
 
 def _text(info: Any, key: str) -> str:

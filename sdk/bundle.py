@@ -226,16 +226,16 @@ def _extract(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], entr
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, marker: str = MANIFEST) -> Iterator[Path]:
     """A fresh folder that takes the place of `folder` in one step when the block ends without error.
 
-    A killed or failed block leaves what was there before, whole.
+    A killed or failed block leaves what was there before, whole. `marker` is the file that tells such a folder.
 
     Raises:
-        BundleError: what is there is something else than a bundle or an empty folder.
+        BundleError: what is there is something else, and no empty folder.
     """
     folder = folder.absolute()
-    refuse_other(folder)
+    refuse_other(folder, marker)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stage = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     stage.mkdir()
@@ -246,16 +246,17 @@ def staged(folder: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def refuse_other(folder: Path) -> None:
-    """Refuse to replace what is neither a bundle nor an empty folder: a bundle is written as a whole folder.
+def refuse_other(folder: Path, marker: str = MANIFEST) -> None:
+    """Refuse to replace a folder without the marker that is not empty: it is written as a whole.
 
     Raises:
         BundleError.
     """
-    if not folder.exists() or (folder / MANIFEST).is_file():
+    if not folder.exists() or (folder / marker).is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):
-        raise BundleError(f"'{folder}' is not a bundle and would be replaced whole: name a new folder")
+        what = "is not a bundle" if marker == MANIFEST else f"has no {marker}"
+        raise BundleError(f"'{folder}' {what} and would be replaced whole: name a new folder")
 
 
 def write(stage: Path, manifest: Manifest) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from edgekit import profile, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, InputError, NotInstalled
-from edgekit.machine import architecture
-from edgekit.manifest import Component, Variant
+from edgekit.machine import architecture, int8_overflows, processor
+from edgekit.manifest import Component, Speed, Variant
 
 # Without a profile, best first. x86-64: OpenVINO was fastest in every family measured, int8 before float.
-# Arm: OpenVINO runs int8 as fp16 there, slower than float; LiteRT (XNNPACK) and ONNX Runtime have int8 kernels.
+# Arm, by executed instructions on emulated boards (docs/raspberry-pi.md): LiteRT's int8 takes the fewest, a third of
+# fp32's with dot products (Pi 5) and nine tenths without (Pi 4). OpenVINO has no int8 kernels for convolutions there.
+# x86-64 without VNNI: OpenVINO's int8 kernels let sums of two products overflow 16 bits, so that its int8 files are run
+# in float; ONNX Runtime has an exact mode, and LiteRT is exact.
+WITHOUT_VNNI = "x86_64 without VNNI"
 DEFAULT_ORDER = {
     "x86_64": (
         ("openvino", "int8"),
@@ -29,6 +36,14 @@ DEFAULT_ORDER = {
         ("openvino", "fp32"),
         ("litert", "fp32"),
         ("onnxruntime", "fp32"),
+        ("openvino", "int8"),
+    ),
+    WITHOUT_VNNI: (
+        ("litert", "int8"),
+        ("onnxruntime", "int8"),
+        ("openvino", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("litert", "fp32"),
         ("openvino", "int8"),
     ),
 }
@@ -83,27 +98,70 @@ def pick(
         raise DeviceUnavailable(f"{bundle.name} has no file for {runtime} of the sizes {dict(sizes)}: it has {have}")
     if runtime != "auto" and precision != "auto":
         return Choice(runtime, fitting[0][1], threads, "asked for")
-    measured = profile.fastest(bundle, component, device, {(r, v.precision) for r, v in fitting}, threads)
+    wrong = dict(_wrong(bundle, fitting))
+    trusted: set[tuple[str, str]] = {pair for r, v in fitting if (pair := (r, v.precision)) not in wrong}
+    measured = profile.fastest(bundle, component, device, trusted, threads)
     if measured is not None:
         name, variant = next(c for c in fitting if (c[0], c[1].precision) == (measured.runtime, measured.precision))
         return Choice(name, variant, threads or measured.threads, measured.why)
-    name, variant = fitting[0]
+    slow = {**dict(_slower(bundle, fitting)), **wrong}
+    name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
-    return Choice(name, variant, threads, f"{first} on {architecture()}: `edgekit tune` measures")
+    passed = [why for pair, why in slow.items() if _before(fitting, pair, (name, variant.precision))]
+    after = f", passing over {'; '.join(passed)}" if passed else ""
+    return Choice(name, variant, threads, f"{first} on {_kind()}{after}: `edgekit tune` measures")
 
 
 def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> list[tuple[str, Variant]]:
     """(runtime, variant) pairs of the bundle that the request allows, in the documented order."""
-    order: Sequence[tuple[str, str]] = DEFAULT_ORDER.get(architecture(), DEFAULT_ORDER["x86_64"])
+    order: Sequence[tuple[str, str]] = DEFAULT_ORDER.get(_kind(), DEFAULT_ORDER["x86_64"])
     if runtime != "auto":
         known = [p for engine, p in order if engine == runtime]
         order = [(runtime, p) for p in known or OTHER_PRECISIONS]
     engines = dict.fromkeys(engine for engine, _ in order)
     order = [*order, *((engine, rare) for rare in RARE_PRECISIONS for engine in engines)]
     if precision != "auto":
-        order = list(dict.fromkeys((engine, precision) for engine, _ in order))
+        wanted = "fp32" if _stayed_float(bundle, component, precision) else precision
+        order = list(dict.fromkeys((engine, wanted) for engine, _ in order))
     variants = bundle.component(component).variants
     return [(engine, variant) for engine, wanted in order for variant in readable(engine, wanted, variants)]
+
+
+def _stayed_float(bundle: Bundle, component: str, precision: str) -> bool:
+    """Whether other components have files of a precision and this one none: nothing of it could be made small."""
+    have = {name: {v.precision for v in c.variants} for name, c in bundle.manifest.components.items()}
+    return precision not in have.get(component, {precision}) and any(precision in found for found in have.values())
+
+
+def whole(components: Mapping[str, Component], runtime: str, precision: str, here: str = "") -> Speed | None:
+    """What the manifest says of an engine's speed in a precision: one use of all components together, beside fp32.
+
+    Of files of several sizes the largest counts; a component that stayed float does not. `here` is a processor whose
+    figures alone are taken; left out, this one's before those of others of its architecture. None where a component
+    has no figures.
+    """
+    found: list[Speed] = []
+    for component in components.values():
+        if all(v.precision != precision for v in component.variants):
+            continue
+        files = readable(runtime, precision, component.variants)
+        speeds = [s for s in (largest(files).speed if files else ()) if s.runtime == runtime and _alike(s, here)]
+        if not speeds:
+            return None
+        found.append(min(speeds, key=lambda s: s.processor != processor()))
+    if not found:
+        return None
+    fp32_ms = math.fsum(s.runs * s.fp32_ms for s in found)
+    noise = math.fsum(s.runs * s.fp32_ms * s.noise for s in found) / fp32_ms if fp32_ms else 0.0
+    beside = next((s.beside for s in found if s.beside), "")
+    return msgspec.structs.replace(
+        found[0], ms=math.fsum(s.runs * s.ms for s in found), fp32_ms=fp32_ms, noise=noise, runs=1, beside=beside
+    )
+
+
+def largest(variants: Sequence[Variant]) -> Variant:
+    """The one of the largest fixed sizes; the first where none has any."""
+    return max(variants, key=lambda v: math.prod(v.sizes.values()) if v.sizes else 0)
 
 
 def alike(component: Component, variant: Variant) -> list[Variant]:
@@ -119,6 +177,52 @@ def readable(engine: str, precision: str, variants: Sequence[Variant]) -> list[V
         if found:
             return found
     return []
+
+
+def _kind() -> str:
+    """The kind of this processor, as DEFAULT_ORDER has them."""
+    return WITHOUT_VNNI if int8_overflows() else architecture()
+
+
+def _slower(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
+    """What the manifest says is slower than an fp32 that could be taken instead, and the words that say so."""
+    components = bundle.manifest.components
+    pairs = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
+    known = {pair: speed for pair in pairs if (speed := whole(components, *pair)) is not None}
+    for (runtime, _), speed in list(known.items()):
+        if (runtime, "fp32") in pairs and not speed.beside:
+            known.setdefault((runtime, "fp32"), msgspec.structs.replace(speed, ms=speed.fp32_ms))
+    for pair, speed in known.items():
+        floats = {p[0]: s.ms for p, s in known.items() if p[1] == "fp32" and s.processor == speed.processor}
+        than = min(floats, key=lambda name: floats[name], default="")
+        if than and speed.ms > floats[than] * (1 + speed.noise):
+            yield pair, f"{' '.join(pair)} ({speed.ms:.3g} ms on {speed.processor}, {than} fp32 {floats[than]:.3g})"
+        elif speed.slower:
+            yield pair, f"{' '.join(pair)} ({speed.ms:.3g} ms on {speed.processor}, fp32 {speed.fp32_ms:.3g})"
+
+
+def _wrong(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
+    """What answers otherwise than the engine of the file's own format, which was compared with PyTorch."""
+    agreed = [a for component in bundle.manifest.components.values() for a in component.agreement if a.wrong]
+    for runtime, variant in fitting if agreed else ():
+        own = {name for name in registry.device_runtimes() if _runtime(name).formats[0] == variant.format}
+        beside = [a for a in agreed if a.precision == variant.precision and runtime in a.engines]
+        other = next((a for a in beside if own & set(a.engines)), None)
+        if other is not None and runtime not in own:
+            yield (
+                (runtime, variant.precision),
+                f"{runtime} {variant.precision} ({other.snr_db:.0f} dB from another engine)",
+            )
+
+
+def _alike(speed: Speed, here: str) -> bool:
+    """Whether figures were measured on this very processor, or at least on this architecture where none is named."""
+    return speed.processor == here if here else speed.architecture == architecture()
+
+
+def _before(fitting: Sequence[tuple[str, Variant]], pair: tuple[str, str], taken: tuple[str, str]) -> bool:
+    order: list[tuple[str, str]] = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
+    return order.index(pair) < order.index(taken)
 
 
 def _has(engine: str, device: str) -> bool:

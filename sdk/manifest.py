@@ -14,6 +14,7 @@ from edgekit.tensors import TensorSpec
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 2**20
+WRONG_DB = 10.0  # of the agreement of two engines
 MAX_FILE_BYTES = 2**35
 MAX_BUNDLE_BYTES = 2**36
 
@@ -31,6 +32,7 @@ METRICS = {  # how people write them
     "nats_per_char": "nats/char",
     "velocity_mse": "velocity MSE",
     "noise_percent": "% noise",
+    "brightness_levels": "levels of 255",
 }
 
 
@@ -54,10 +56,14 @@ class Quality(_Strict, frozen=True):
     drop: float
     data: str
 
+    @property
+    def figure(self) -> str:
+        """ "37.30", with as many digits as tell two variants apart."""
+        return f"{self.value:.{2 if abs(self.value) >= 10 else 4}f}"
+
     def __str__(self) -> str:
-        """ "37.30 dB PSNR", with as many digits as tell two variants apart."""
-        digits = 2 if abs(self.value) >= 10 else 4
-        return f"{self.value:.{digits}f} {METRICS.get(self.metric, self.metric)}"
+        """ "37.30 dB PSNR"."""
+        return f"{self.figure} {METRICS.get(self.metric, self.metric)}"
 
 
 class Parity(_Strict, frozen=True):
@@ -74,6 +80,50 @@ class Parity(_Strict, frozen=True):
     note: str = ""
 
 
+class Speed(_Strict, frozen=True):
+    """A variant beside fp32 on one engine, measured interleaved on one machine; medians of `session.run` in ms.
+
+    `noise` is what the ratio of the two differed by between rounds, as a part of it; `runs` how often one use of the
+    task runs this component; `beside` whose fp32 it is, where not the same engine's own file.
+    """
+
+    runtime: str
+    ms: float
+    fp32_ms: float
+    threads: int
+    processor: str
+    architecture: str
+    noise: Annotated[float, Meta(ge=0)] = 0.0
+    runs: Annotated[int, Meta(ge=1)] = 1
+    beside: str = ""
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as fp32; below 1 it is slower."""
+        return self.fp32_ms / self.ms if self.ms else 0.0
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower than fp32 by more than the noise of the measurement."""
+        return self.ms > self.fp32_ms * (1 + self.noise)
+
+
+class Agreement(_Strict, frozen=True):
+    """How alike two engines answer in one precision: SNR in dB of the second's outputs beside the first's, the worst
+    output of the worst input (999: equal); `note` says why, where it is below 40 dB.
+    """
+
+    precision: Precision
+    engines: tuple[str, str]
+    snr_db: float
+    note: str = ""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether one of the two computes something else: no rounding comes to this."""
+        return self.snr_db < WRONG_DB
+
+
 class Variant(_Strict, frozen=True):
     """One form of a component: format × precision × sizes of the free dimensions, where they are fixed."""
 
@@ -85,6 +135,7 @@ class Variant(_Strict, frozen=True):
     sizes: dict[str, Annotated[int, Meta(ge=1, le=2**15)]] = {}
     parity: Parity | None = None
     quality: Quality | None = None
+    speed: tuple[Speed, ...] = ()
 
     @property
     def path(self) -> str:
@@ -117,6 +168,7 @@ class Component(_Strict, frozen=True):
     outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
     variants: tuple[Variant, ...] = ()
     golden: tuple[Golden, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
     family: str | None = None
     settings: dict[str, int | float | str | bool] = {}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -91,6 +90,8 @@ def machine() -> str:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and seldom needed
+
     try:
         return version(package)
     except PackageNotFoundError:

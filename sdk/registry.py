@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from importlib.metadata import entry_points
 from typing import Any
 
 from edgekit.errors import InputError, NotInstalled
@@ -37,6 +36,13 @@ TABLES: dict[str, dict[str, str]] = {
         "hugging_face": "edgekit.exporters.readers.hugging_face:CausalReader",
         "layout": "edgekit.exporters.readers.layouts.reader:LayoutReader",
         "module": "edgekit.exporters.readers.reading:ModuleReader",
+    },
+    "schemes": {
+        "int8": "edgekit.quantization.schemes.static:Static",
+        "int8-dynamic": "edgekit.quantization.schemes.dynamic:Dynamic",
+        "int8-weights": "edgekit.quantization.schemes.weights:Int8Weights",
+        "int4-weights": "edgekit.quantization.schemes.weights:Int4Weights",
+        "fp16": "edgekit.quantization.schemes.half:Half",
     },
     "families": {
         "super_resolution": "edgekit.zoo.super_resolution:SuperResolution",
@@ -76,9 +82,15 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
+def _entry_points(table: str) -> list[Any]:
+    from importlib.metadata import entry_points  # a third of what `import edgekit` costs, and seldom needed
+
+    return list(entry_points(group=f"edgekit.{table}"))
+
+
 def names(table: str) -> list[str]:
     """The names in a table, those of installed entry points (group "edgekit.TABLE") last."""
-    return [*TABLES[table], *(e.name for e in entry_points(group=f"edgekit.{table}") if e.name not in TABLES[table])]
+    return [*TABLES[table], *(e.name for e in _entry_points(table) if e.name not in TABLES[table])]
 
 
 def device_runtimes() -> list[str]:
@@ -110,7 +122,7 @@ def find(table: str, name: str) -> Any:
     if name in TABLES[table]:
         module, _, attribute = TABLES[table][name].partition(":")
         return load(module, attribute, f"{table[:-1]} '{name}'")
-    for entry in entry_points(group=f"edgekit.{table}"):
+    for entry in _entry_points(table):
         if entry.name == name:
             return entry.load()
     near = difflib.get_close_matches(name, names(table), 1, 0.75)

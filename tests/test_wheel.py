@@ -42,7 +42,8 @@ def test_wheel_and_sdist_hold_what_they_must(built: Path) -> None:
     (wheel,), (sdist,) = list(built.glob("*.whl")), list(built.glob("*.tar.gz"))
     names = zipfile.ZipFile(wheel).namelist()
     for path in ("edgekit/zoo/bundles/sr-x2/bundle.json", "edgekit/zoo/bundles/sr-x2/golden/model-image.npy",
-                 "edgekit/demos/photos/astronaut.jpg", "edgekit/tasks/upscale.py", "edgekit/py.typed"):  # fmt: skip
+                 "edgekit/demos/photos/astronaut.jpg", "edgekit/tasks/upscale.py", "edgekit/py.typed",
+                 "edgekit/demos/web/page/index.html", "edgekit/quantization/report/page.html"):  # fmt: skip
         assert path in names
     assert wheel.stat().st_size <= 50e6
     assert not [name for name in names if name.startswith(("tests", "sdk"))]

@@ -287,13 +287,13 @@ def _step(
     return float(loss.detach())
 
 
-def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+def build(data: Path, recipe: Recipe, place: Place) -> Quantized:
     """Train, and publish with the accuracy on the test images."""
     from edgekit.exporters import Source
     from edgekit.quantization.metrics.labels import TopOneAccuracy
 
     images_of = SETS[recipe.images]
-    net = train(data, runs, recipe)
+    net = train(data, place.runs, recipe)
     image = TensorSpec("image", "float32", (1, 3, 32, 32), "NCHW", (0.0, 1.0))
     logits = TensorSpec("logits", "float32", (1, len(images_of.labels)))
     seen, _ = images_of.load(data, "train")
@@ -311,7 +311,7 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
         sheet=lambda bundle: marked(bundle, *test),
         figures=lambda bundle: {"top1_percent_by_class": by_class(bundle, *test)},
     )
-    return publish(recipe.name, trained, recipe, Place(runs, out, progress))
+    return publish(recipe.name, trained, recipe, place)
 
 
 def marked(bundle: Bundle, pictures: UInt8, labels: npt.NDArray[np.int64], columns: int = 20) -> UInt8:

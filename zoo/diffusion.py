@@ -8,7 +8,7 @@ Trained on v-prediction (Salimans & Ho 2022) under the cosine schedule in contin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,15 +162,15 @@ def settle_norms(net: UNet, images: UInt8, labels: npt.NDArray[np.int64], recipe
     net.eval()
 
 
-def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+def build(data: Path, recipe: Recipe, place: Place) -> Quantized:
     """Train, distil, and publish with both networks: `model`, and `few_steps` where the recipe distils one."""
     from edgekit.zoo.diffusion_bundle import trained
     from edgekit.zoo.distillation import distil
 
-    nets = {"model": train(*recipe.images().load(data, "train"), runs, recipe)}
+    nets = {"model": train(*recipe.images().load(data, "train"), place.runs, recipe)}
     if recipe.distil_steps:
-        nets["few_steps"] = distil(nets["model"], runs, recipe)
-    return publish(recipe.name, trained(nets, data, recipe), recipe, Place(runs, out, progress))
+        nets["few_steps"] = distil(nets["model"], place.runs, recipe)
+    return publish(recipe.name, trained(nets, data, recipe), recipe, place)
 
 
 DIGITS = ZooRecipe(Recipe(), build)

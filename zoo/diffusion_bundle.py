@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,14 @@ import numpy as np
 from edgekit.bundle import Bundle
 from edgekit.images import UInt8, sheet
 from edgekit.manifest import Task
+from edgekit.quantization.correction.qat import QatOptions
 from edgekit.quantization.metrics.denoising import DenoisingError
 from edgekit.quantization.metrics.generated import Recognised, frechet
 from edgekit.quantization.metrics.metric import Metric
 from edgekit.schedulers import Ddim, DpmSolver2M
 from edgekit.tasks import load
 from edgekit.tensors import Array, TensorSpec
-from edgekit.zoo.diffusion import Recipe
+from edgekit.zoo.diffusion import Recipe, noised
 from edgekit.zoo.distillation import SCHEDULE, STEPS, denoise
 from edgekit.zoo.judging import features
 from edgekit.zoo.recipe import Trained
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # the converters are imported where a bundle is made: a sessi
     from edgekit.exporters import Source
 
 SAMPLING_STEPS = 10
+PRACTISED = 16  # images a step of fine-tuning
 KEEP_FLOAT = ("head", "tail", "embed*", "*modulation")  # where the picture enters and leaves, and products of a vector
 FEW = {"scheduler": "few-steps"}
 PAIRS = (("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "int8"), ("litert", "int8"))
@@ -58,7 +60,22 @@ def trained(nets: Mapping[str, UNet], data: Path, recipe: Recipe) -> Trained:
         figures=lambda bundle: figures(bundle, data, recipe),
         keep_float=[pattern if len(nets) == 1 else f"{name}/{pattern}" for name in nets for pattern in KEEP_FLOAT],
         stages=["few-steps"] if "few_steps" in nets else [],
+        practice={"model": practising(data, recipe)},
+        tuning=QatOptions(steps=400, learning_rate=3e-5, batch=PRACTISED),
     )
+
+
+def practising(data: Path, recipe: Recipe) -> Callable[[int], list[tuple[Array, ...]]]:
+    """Training images under noise, for each step of fine-tuning."""
+    images, labels = recipe.images().load(data, "train")
+
+    def noisy(step: int) -> list[tuple[Array, ...]]:
+        random = np.random.default_rng((recipe.seed + 2, step))
+        picked = random.integers(0, len(images), PRACTISED)
+        sample, time, label, _velocity = noised(images[picked], labels[picked], random, recipe.drop_label)
+        return [tuple(x[[i]].numpy() for x in (sample, time, label)) for i in range(PRACTISED)]
+
+    return noisy
 
 
 def net_source(net: UNet, recipe: Recipe, inputs: list[tuple[Array, ...]]) -> Source:

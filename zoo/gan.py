@@ -10,7 +10,6 @@ Batch normalization is folded into the layer before it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -214,11 +213,11 @@ def settle_norms(net: Generator, batches: int = 40, size: int = 250) -> None:
     net.eval()
 
 
-def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+def build(data: Path, recipe: Recipe, place: Place) -> Quantized:
     """Train, and publish with the share of samples that digits-cnn recognises."""
     from edgekit.quantization.metrics.generated import Recognised
 
-    net = train(data, runs, recipe)
+    net = train(data, place.runs, recipe)
     source, calibration = net_source(net)
     trained = Trained(
         {"model": source},
@@ -231,7 +230,7 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
         sheet=samples,
         figures=lambda bundle: fidelity(bundle, data),
     )
-    return publish(recipe.name, trained, recipe, Place(runs, out, progress))
+    return publish(recipe.name, trained, recipe, place)
 
 
 def net_source(net: Generator, count: int = 200) -> tuple[Source, list[tuple[Array, ...]]]:

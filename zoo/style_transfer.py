@@ -224,12 +224,13 @@ def batches(seen: list[UInt8], table: UInt8, recipe: Recipe, start: int = 0) -> 
         yield step, Batch(to_batch(crops), to_batch(content), (down, right))
 
 
-def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+def build(data: Path, recipe: Recipe, place: Place) -> Quantized:
     """The whole recipe: train, export, quantize, measure on the photos and the video of content.zip."""
+    from edgekit.quantization.correction.qat import QatOptions
     from edgekit.quantization.metrics.pictures import StyleSsim
     from edgekit.zoo.style_figures import Content, figures, sheet
 
-    net, content = train(data, runs, recipe), Content.load(data / "content.zip")
+    net, content = train(data, place.runs, recipe), Content.load(data / "content.zip")
     painting = load_painting(data, recipe.style, recipe.side)
     crops = calibration_crops(data, recipe.shown)
     settings = {"halo": net.halo, "border": BORDER, "contrast": recipe.shown, "style": TITLES[recipe.style]}
@@ -246,8 +247,10 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
         figures=lambda bundle: figures(bundle, content, painting),
         buckets=BUCKETS,
         stages=[ending[1:] for ending in endings(recipe)],
+        practice={"model": practising(data, recipe)},
+        tuning=QatOptions(steps=600, batch=2),
     )
-    return publish(f"style-{recipe.style}", trained, recipe, Place(runs, out, progress))
+    return publish(f"style-{recipe.style}", trained, recipe, place)
 
 
 def calibration_crops(data: Path, contrast: float) -> list[tuple[Array, ...]]:
@@ -257,6 +260,18 @@ def calibration_crops(data: Path, contrast: float) -> list[tuple[Array, ...]]:
     (image,), _ = image_specs()
     crops = calibration.from_photos(data / "bsds_train.zip", (image,), count=48, side=192)
     return [(to_tensor(evened(from_tensor(array, image), contrast), image),) for (array,) in crops]
+
+
+def practising(data: Path, recipe: Recipe) -> Callable[[int], list[tuple[Array, ...]]]:
+    """Crops of the training photos, as the network is shown them, for each step of fine-tuning."""
+    seen = [photo for _, photo in photos(data / "bsds_train.zip")]
+
+    def crops(step: int) -> list[tuple[Array, ...]]:
+        random = np.random.default_rng((recipe.seed + 1, step))
+        picked = [random_crop(seen[int(random.integers(len(seen)))], recipe.crop, random) for _ in range(2)]
+        return [(to_batch([evened(crop, recipe.shown)]).numpy(),) for crop in picked]
+
+    return crops
 
 
 def net_source(net: StyleNet, probes: list[np.ndarray]) -> Source:

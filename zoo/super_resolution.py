@@ -9,7 +9,7 @@ nearest-neighbour enlargement of the input (the anchor), which stays float when 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -225,12 +225,12 @@ def _to_tensor(images: list[np.ndarray]) -> Tensor:
     return batch.permute(0, 3, 1, 2).float().div_(255.0)
 
 
-def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+def build(data: Path, recipe: Recipe, place: Place) -> Quantized:
     """Train, and publish with the quality on Set5."""
     from edgekit.quantization import calibration
     from edgekit.quantization.metrics.pictures import UpscalePsnr
 
-    net = train(data, runs, recipe)
+    net = train(data, place.runs, recipe)
     crops_of = calibration.from_photos(data / "bsds_train.zip", image_specs(recipe.scale)[0], count=64, side=128)
     set5 = UpscalePsnr.of_photos(data / "set5.zip", recipe.scale, "Set5")
     trained = Trained(
@@ -245,7 +245,7 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
         figures=lambda bundle: {"bicubic_psnr_y_db": round(set5.bicubic(), 2)},
         buckets=BUCKETS[recipe.scale],
     )
-    return publish(f"sr-x{recipe.scale}", trained, recipe, Place(runs, out, progress))
+    return publish(f"sr-x{recipe.scale}", trained, recipe, place)
 
 
 def comparison(bundle: Bundle, pairs: Sequence[Pair], side: int = 160) -> UInt8:

@@ -7,7 +7,7 @@ Newton-Schulz steps), all others with AdamW; the averaged weights ship.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -181,10 +181,10 @@ def _share(recipe: Recipe, step: int) -> float:
     return cosine * min(1.0, (recipe.steps - step) / recipe.cool_down)
 
 
-def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+def build(data: Path, recipe: Recipe, place: Place) -> Quantized:
     """The whole recipe: train, export, quantize, measure on the held-out text, write the bundle."""
-    net, vocabulary = train(data, runs, recipe)
-    return publish(recipe.name, trained(net, vocabulary, data, recipe), recipe, Place(runs, out, progress))
+    net, vocabulary = train(data, place.runs, recipe)
+    return publish(recipe.name, trained(net, vocabulary, data, recipe), recipe, place)
 
 
 def trained(net: nn.Module, vocabulary: Vocabulary, data: Path, recipe: Recipe) -> Trained:

@@ -8,7 +8,6 @@ drawn from a Gaussian fitted to the encodings of each class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,11 +157,11 @@ def _rate(at: float) -> float:
     return min(1.0, at / 0.02) * 0.5 * (1 + float(np.cos(np.pi * at))) + 1e-3
 
 
-def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[[str], None]) -> Quantized:
+def build(data: Path, recipe: Recipe, place: Place) -> Quantized:
     """Train, fit the Gaussians, and publish with the PSNR of reconstructions of test images."""
     from edgekit.quantization.metrics.generated import AutoencoderPsnr
 
-    net = train(data, runs, recipe)
+    net = train(data, place.runs, recipe)
     round_weights(net)
     images, labels = load_digits(data, "train")
     codes, noise = encoded(net, images)
@@ -181,7 +180,7 @@ def build(data: Path, runs: Path, out: Path, recipe: Recipe, progress: Callable[
         sheet=lambda bundle: overview(bundle, data),
         figures=lambda bundle: {**fidelity(bundle, data), **strangeness(bundle, data)},
     )
-    return publish(recipe.name, trained, recipe, Place(runs, out, progress))
+    return publish(recipe.name, trained, recipe, place)
 
 
 def net_sources(

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError
 from edgekit.images import UInt8, as_uint8
+from edgekit.quantization.metrics.judge import Judge
+from edgekit.quantization.metrics.made import Request
 from edgekit.quantization.metrics.metric import Metric
 from edgekit.tasks import load
 from edgekit.tensors import Array
@@ -72,6 +74,49 @@ class Recognised(Metric):
                 right += [judge(image, top_k=1)[0].name == name for image, name in zip(made, wanted, strict=True)]
                 asked += wanted
         return np.array(asked), np.array(right)
+
+
+@dataclass
+class Frechet(Metric):
+    """Fréchet distance of samples from real images, in the features of a judge; lower is better.
+
+    Every variant draws the same samples, so that a difference between two of them says more than either's distance from
+    zero: `floor`, stated with the data, is what one half of the real images is from the other, and none can be
+    expected below it. It is comparable only between figures of one judge and one count.
+
+    Args:
+        real: images of the kind that is drawn; more than the judge's features have values (digits-cnn 128).
+        request: the samples, no fewer than the real images are in half.
+        judge: a bundle with the task "classify".
+    """
+
+    real: Sequence[UInt8]
+    request: Request
+    judge: str | Bundle
+    data: str = ""
+    name: str = "frechet"
+    higher_is_better: bool = False
+    floor: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        with Judge(self.judge) as judge:
+            self._real = judge.features(self.real)
+            name = judge.name
+        least = self._real.shape[1] + 1
+        if min(len(self.real) // 2, self.request.count) < least:
+            raise InputError(
+                f"got {len(self.real):,} real images and {self.request.count:,} samples: the features of {name} need "
+                f"{2 * least:,} and {least:,} or more"
+            )
+        self.floor = frechet(self._real[::2], self._real[1::2])
+        self.data = (
+            f"{self.data}: {self.request}, {len(self.real):,} real images, judged by {name}, floor {self.floor:.3g}"
+        )
+
+    def value(self, bundle: Bundle, runtime: str, precision: str) -> float:
+        made = self.request.pictures(bundle, runtime, precision)
+        with Judge(self.judge) as judge:
+            return frechet(judge.features(made), self._real)
 
 
 @dataclass

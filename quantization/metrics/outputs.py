@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgekit.bundle import Bundle
-from edgekit.quantization.calibration import reference_engine
+from edgekit.quantization.calibration import float_precision, reference_engine
 from edgekit.quantization.metrics.metric import Metric
 from edgekit.session import open_session
 from edgekit.tensors import Array
@@ -35,7 +35,7 @@ class OutputNoise(Metric):
 
     def _noise(self, bundle: Bundle, component: str, runtime: str, precision: str) -> float:
         if component not in self._truth:
-            self._truth[component] = self._outputs(bundle, component, reference_engine(bundle), "fp32")
+            self._truth[component] = self._outputs(bundle, component, reference_engine(bundle), float_precision(bundle))
         found = self._outputs(bundle, component, runtime, precision)
         places = range(len(bundle.component(component).outputs))
         return max(_percent(found, self._truth[component], place) for place in places)

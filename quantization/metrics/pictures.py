@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.bundle import Bundle
 from edgekit.errors import ImageError, InputError
 from edgekit.images import UInt8, opencv, photos, psnr_y, resize_bicubic
+from edgekit.quantization.metrics.made import truth
 from edgekit.quantization.metrics.metric import Metric
 from edgekit.tasks import load
 
@@ -58,8 +59,7 @@ def degrade(photo: UInt8, scale: int) -> tuple[UInt8, UInt8]:
 class StyleSsim(Metric):
     """Structural similarity (0…1) of a task's pictures to what fp32 makes of them: `ssim`, mean over photos.
 
-    The truth is PyTorch's, where the bundle carries the network's weights, else ONNX Runtime's or that of the
-    engine which is measured.
+    The truth is PyTorch's, where the bundle carries the network's weights, else that of a float file.
     """
 
     photos: Sequence[UInt8]
@@ -67,10 +67,9 @@ class StyleSsim(Metric):
     name: str = "ssim"
 
     def value(self, bundle: Bundle, runtime: str, precision: str) -> float:
-        formats = {v.format for v in bundle.component(bundle.main).variants if v.precision == "fp32"}
-        engine = "torch" if "torch" in formats else "onnxruntime" if "onnx" in formats else runtime
-        with load(bundle, engine, precision="fp32") as truth, load(bundle, runtime, precision=precision) as stylize:
-            return float(np.mean([ssim(stylize(photo), truth(photo)) for photo in self.photos]))
+        engine, exact = truth(bundle)
+        with load(bundle, engine, precision=exact) as expected, load(bundle, runtime, precision=precision) as stylize:
+            return float(np.mean([ssim(stylize(photo), expected(photo)) for photo in self.photos]))
 
 
 def ssim(image: UInt8, truth: UInt8) -> float:

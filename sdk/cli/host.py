@@ -1,8 +1,7 @@
-"""What the host makes: export, quantize, train."""
+"""What the host makes: export, train, build."""
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from edgekit.cli.show import (
     out_console,
     parse_numbers,
     print_json,
+    speeds,
     steps,
 )
-from edgekit.errors import ExportError, InputError
-from edgekit.manifest import METRICS
+from edgekit.errors import ExportError
 
 FORMATS = ("onnx", "openvino", "tflite")
 
@@ -102,9 +101,9 @@ def export(
             bundle = edgekit.export(source, out, model.arrays, dynamic=model.dynamic, weights=weights, options=options)
         except ExportError as error:
             if error.bundle is not None and not as_json:
-                _report_variants(error.bundle, False)
+                report_variants(error.bundle, False)
             raise
-    _report_variants(bundle, as_json)
+    report_variants(bundle, as_json)
     made = {v.format for c in bundle.manifest.components.values() for v in c.variants}
     if not as_json and (left := [name for name in wanted if name not in made]):
         out_console.print(
@@ -112,103 +111,24 @@ def export(
         )
 
 
-@command("edgekit quantize my-model --calibration photos/ --validation set5.zip --max-drop 0.15")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--calibration", required=True,
-              help="Photos (a folder, a .zip), a text, or .npz with an array for each input; "
-                   "'random' for what the task draws itself, or noise.")  # fmt: skip
-@click.option("--validation", type=click.Path(path_type=Path), help="The same, apart from it, to measure quality on.")
-@click.option("--metric", default="auto", show_default=True,
-              help="accuracy, psnr, ssim, nats, snr (noise at the outputs, %), or package.module:function; "
-                   "auto is the task's own.")  # fmt: skip
-@click.option("--max-drop", type=float, help="The most that int8 may lose, in the metric's unit.")
-@click.option("--budget", type=float, help="Minutes after which no further layer is returned to float.")
-@click.option(
-    "--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Only this; all there are if left out."
-)
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Another folder to write; its own if left out.")
-@click.option("--keep-float", multiple=True, help="A layer's name or pattern that stays float; may be repeated.")
-@click.option(
-    "--source",
-    help="What the bundle was exported from, where it does not carry the network: nets.py:build, net.pt2, a folder.",
-)
-@click.option("--weights", type=click.Path(path_type=Path), help="The weights of --source.")
-@json_option
-def quantize(
-    bundle: Path, calibration: str, validation: Path | None, metric: str, max_drop: float | None,
-    budget: float | None, formats: tuple[str, ...], keep_float: tuple[str, ...], source: str | None,
-    weights: Path | None, out: Path | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Add static int8 files to a bundle, in every format.
-
-    One calibration and one list of layers in float serve all formats. While int8 loses more than --max-drop, the layer that errs most is returned to float; the best is kept, and the exit code is 1 where the target is missed.
-    """
-    from edgekit.bundle import Bundle
-    from edgekit.quantization import QuantizeOptions
-    from edgekit.quantization.metrics.chosen import metric_of
-    from edgekit.quantization.networks import again, require_networks
-
-    opened = Bundle.open(bundle)
-    if max_drop is not None and validation is None:
-        raise InputError("--max-drop needs --validation: photos, a text or arrays to measure quality on")
-    measure = metric_of(metric, opened, validation) if validation else None
-    described = None
-    if source:
-        described = again(opened, source, weights)
-    else:
-        require_networks(opened)
-    arrays = _calibration(opened, calibration)
-    variants = [v for c in opened.manifest.components.values() for v in c.variants if v.precision == "fp32"]
-    found = {v.format for v in variants}
-    files = sum(v.format != "torch" for v in variants)
-    with steps(files + (2 * len(found) if measure else 0)) as progress:
-        options = QuantizeOptions(
-            keep_float=keep_float, max_drop=max_drop, formats=formats, progress=progress,
-            budget_s=math.inf if budget is None else budget * 60,
-        )  # fmt: skip
-        result = edgekit.quantize(opened, arrays, measure, source=described, out=out, options=options)
-    _report_variants(result.bundle, as_json)
-    if not as_json and max_drop is not None and measure is not None:
-        met = "met" if result.met else "not met"
-        kept = ", ".join(result.kept_float) or "none"
-        unit = METRICS.get(measure.name, measure.name)
-        out_console.print(
-            f"target of {max_drop} {unit} {met}: largest drop {result.worst_drop:.3f}; layers in float: {kept}",
-            style="green" if result.met else "red",
-        )
-    sys.exit(0 if result.met else 1)
-
-
-def _calibration(bundle: Any, named: str) -> Any:
-    """Calibration inputs by component; noise is warned of."""
-    from edgekit.quantization import calibration
-
-    if named != "random":
-        return calibration.from_path(bundle, named)
-    if not calibration.draws_itself(bundle):
-        err_console.print(
-            f"warning: {bundle.name} is calibrated on noise, which does not show the ranges of real inputs: int8 may "
-            "lose much; name real ones with --calibration",
-            style="yellow",
-        )
-    return calibration.drawn(bundle)
-
-
 @command("edgekit train sr-x2 --data data/ --runs runs/ -o sr-x2")
 @click.argument("name")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="The folder with the recipe's data files.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Checkpoints.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
-def train(name: str, data: Path, runs: Path, out: Path) -> None:
+@click.option("--qat", is_flag=True, help="Make int8 from weights that are fine-tuned for it; fp32 stays as trained.")
+def train(name: str, data: Path, runs: Path, out: Path, qat: bool) -> None:
     """Train, export and quantize a bundle of the zoo.
 
     An interrupted training continues from its checkpoint.
     """
     from edgekit import registry
+    from edgekit.zoo.recipe import Place
 
     recipe = registry.find("recipes", name)
-    result = recipe.build(data, runs, out, recipe.recipe, lambda step: err_console.print(f"  {step}", style="dim"))
-    _report_variants(result.bundle, False)
+    place = Place(runs, out, lambda step: err_console.print(f"  {step}", style="dim"), qat)
+    result = recipe.build(data, recipe.recipe, place)
+    report_variants(result.bundle, False)
     sys.exit(0 if result.met else 1)
 
 
@@ -226,25 +146,37 @@ def build(bundle: str, out: Path, formats: tuple[str, ...], as_json: bool) -> No
 
     with steps(4) as progress:
         made = complete(bundle, out, formats or FORMATS, progress)
-    _report_variants(made, as_json)
+    report_variants(made, as_json)
 
 
-def _report_variants(bundle: Any, as_json: bool) -> None:
+def report_variants(bundle: Any, as_json: bool) -> None:
+    """Every file of a bundle with its errors, quality and speed; the manifest where JSON is asked for."""
     if as_json:
         print_json(msgspec.to_builtins(bundle.manifest))
         return
     against = {v.parity.reference for c in bundle.manifest.components.values() for v in c.variants if v.parity}
     measured = any(v.quality for c in bundle.manifest.components.values() for v in c.variants)
-    table = new_table("file", "KB", "largest error", "relative", "SNR dB", *(["quality", "drop"] if measured else []))
+    timed = any(v.speed for c in bundle.manifest.components.values() for v in c.variants)
+    more = [*(["quality", "drop"] if measured else []), *(["beside fp32"] if timed else [])]
+    table = new_table("file", "KB", "largest error", "relative", "SNR dB", *more)
     several = len(bundle.manifest.components) > 1
     for name, v in ((n, v) for n, c in bundle.manifest.components.items() for v in c.variants):
         quality = (f"{v.quality.value:.2f}", f"{v.quality.drop:+.3f}") if v.quality else ("", "")
-        cells = (f"{v.bytes / 1024:,.0f}", *_parity(v.parity), *(quality if measured else ()))
+        cells = (
+            f"{v.bytes / 1024:,.0f}",
+            *_parity(v.parity),
+            *(quality if measured else ()),
+            *((speeds(v),) if timed else ()),
+        )
         table.add_row(f"{name} {v}" if several else str(v), *cells)
     out_console.print(table)
     if against:
         beside = " and ".join("PyTorch in fp32" if name == "torch" else name for name in sorted(against))
         out_console.print(f"each file ran in its engine, beside {beside}", style="dim")
+    fast = next((v.speed[-1] for c in bundle.manifest.components.values() for v in c.variants if v.speed), None)
+    if fast:
+        threads = f"{fast.threads} thread{'s' * (fast.threads > 1)}"
+        out_console.print(f"speed: beside fp32, in turns, on {fast.processor}, {threads}", style="dim")
     out_console.print(f"wrote {bundle.folder}")
 
 

@@ -98,6 +98,13 @@ def new_table(*columns: str) -> Table:
     return table
 
 
+def speeds(variant: Any) -> str:
+    """ "openvino 2.1×, onnxruntime 0.8× slower": how fast beside fp32, engine by engine, where it was measured last."""
+    last = variant.speed[-1].processor if variant.speed else ""
+    told = [f"{s.runtime} {s.gain:.2g}×{' slower' if s.slower else ''}" for s in variant.speed if s.processor == last]
+    return ", ".join(told)
+
+
 def print_json(value: Any) -> None:
     """JSON as its specification has it: what is not finite becomes null."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())

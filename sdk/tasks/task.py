@@ -50,6 +50,7 @@ class Task(Closing):
         self._device = device
         for component in self.components:
             bundle.component(component)
+        self._precision = precision
         self._picked = choice.pick(bundle, self.components[0], runtime, device, precision, {}, threads)
         self._sessions: dict[tuple[str, tuple[tuple[str, int], ...]], Session] = {}
         self._last: Session | None = None
@@ -133,7 +134,7 @@ class Task(Closing):
                     self.bundle,
                     self._picked.runtime,
                     device=self._device,
-                    precision=self._picked.variant.precision,
+                    precision=self._picked.variant.precision if self._precision == "auto" else self._precision,
                     threads=self._picked.threads,
                     component=component,
                     sizes=sizes,

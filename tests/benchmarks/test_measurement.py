@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sdk.doubles import replace_file
 
 import edgekit
 from edgekit import machine
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, measurement, report, tune
-from edgekit.benchmarks.measurement import cases_of
+from edgekit.benchmarks.isolated import Process
+from edgekit.benchmarks.measurement import cases_of, component_cases, usual_sizes
 from edgekit.benchmarks.tuning import remember
-from edgekit.benchmarks.worker import timed
+from edgekit.benchmarks.worker import golden_inputs, runs_of, timed
 from edgekit.bundle import Bundle, shipped
 from edgekit.errors import DeviceUnavailable, EngineError, HashMismatch
 
@@ -42,7 +45,7 @@ def test_saves_raw_samples(tmp_path: Path) -> None:
 
 
 def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = measurement._Process
+    real = measurement.Process
 
     class Crashing(real):  # type: ignore[misc,valid-type]
         count = 0
@@ -52,11 +55,11 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
                 self._process.kill()
             return super().ask(command)
 
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, timeout_s: float) -> None:
+            super().__init__(timeout_s)
             Crashing.first = getattr(Crashing, "first", self)
 
-    monkeypatch.setattr(measurement, "_Process", Crashing)
+    monkeypatch.setattr(measurement, "Process", Crashing)
     result = measure("sr-x2", ["onnxruntime"], options=QUICK)
     dead, alive = result.rows
     assert "died with exit code -9" in dead.error and not alive.error and alive.model_ms
@@ -65,7 +68,7 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_a_process_that_died_before_it_was_asked_is_stopped_quietly() -> None:
-    process = measurement._Process()
+    process = Process(900.0)
     process._process.kill()
     process._process.wait()
     with pytest.raises(EngineError, match="died with exit code -9"):
@@ -73,10 +76,9 @@ def test_a_process_that_died_before_it_was_asked_is_stopped_quietly() -> None:
     process.stop()
 
 
-def test_a_process_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement, "ANSWER_TIMEOUT_S", 0.5)
-    process = measurement._Process()
-    with pytest.raises(EngineError, match="died"):
+def test_a_process_that_hangs_is_killed() -> None:
+    process = Process(0.5)
+    with pytest.raises(EngineError, match="did not answer for 0.5 s"):
         process.ask({"do": "nothing it would answer"})
     process.stop()
 
@@ -142,3 +144,49 @@ def test_cases_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     names = {case.runtime for case in cases_of(Bundle.open("sr-x2"))}
     assert names == {"onnxruntime", "litert"}
+
+
+def test_components_are_measured_alone_at_the_sizes_of_their_files() -> None:
+    options = MeasureOptions(components=("model",), rounds=2, seconds=0.01)
+    rows = measure("sr-x4", ["litert"], ["int8"], options=options).rows
+    assert [r.case.sizes for r in rows] == [{"height": 64, "width": 64}, {"height": 180, "width": 320}]
+    for row in rows:
+        assert not row.error and len(row.round_ms) == 2 and len(row.model_ms) >= 4 and not row.task_ms
+        assert row.round_ms[0] == pytest.approx(sorted(row.model_ms[:2])[0], rel=9) and row.placement["threads"]
+    assert rows[1].bytes == rows[0].bytes < 100_000
+
+
+def test_free_sizes_are_measured_at_those_of_the_largest_file() -> None:
+    bundle = Bundle.open("sr-x4")
+    assert usual_sizes(bundle, "model") == {"height": 180, "width": 320}
+    assert usual_sizes(Bundle.open("digits-vae"), "decoder") == {}
+    cases = component_cases(bundle, "model", ["onnxruntime", "litert"], ["int8"])
+    assert next((c.runtime, c.sizes) for c in cases) == ("onnxruntime", {}) and len(cases) == 3
+
+
+def test_rounds_end_when_they_say_enough() -> None:
+    asked: list[int] = []
+
+    def enough(rows: Sequence[Row]) -> bool:
+        asked.append(len(rows))
+        return len(rows[0].round_ms) >= 3
+
+    options = MeasureOptions(components=("model",), rounds=50, seconds=0.01, enough=enough)
+    row = measure("digits-cnn", ["onnxruntime"], ["int8"], options=options).rows[0]
+    assert len(row.round_ms) == 3 and asked == [1, 1, 1]
+
+
+def test_one_use_of_a_task_runs_each_component_so_often() -> None:
+    task = edgekit.load("digits-vae", "onnxruntime", precision="int8")
+    picture = np.zeros((32, 32, 3), np.uint8)
+    assert runs_of(task, lambda: task.once(picture)) == {"encoder": 1, "decoder": 1}
+    assert runs_of(task, lambda: task.interpolate(picture, picture, 4)) == {"encoder": 2, "decoder": 4}
+
+
+def test_golden_values_fill_other_sizes() -> None:
+    bundle = Bundle.open("sr-x4")
+    (image,) = golden_inputs(bundle, "model", {"height": 100, "width": 70})
+    golden = bundle.golden()["image"]
+    assert image.shape == (1, 3, 100, 70) and image.dtype == np.float32
+    side = min(golden.shape[2], 70)
+    assert np.array_equal(image[:, :, :side, :side], golden[:, :, :side, :side])

@@ -287,11 +287,13 @@ def test_a_generator_draws_alike_on_every_engine(bundles: dict[str, Bundle]) -> 
 @pytest.mark.slow
 def test_int8_is_made_from_the_bundle_alone(bundles: dict[str, Bundle], photo: np.ndarray, tmp_path: Path) -> None:
     from edgekit.images import to_tensor
+    from edgekit.quantization import QuantizeOptions
 
     bundle = bundles["realesr-x2.pth"]
     crops = [np.ascontiguousarray(photo[y : y + 24, y : y + 24]) for y in range(0, 480, 24)]
     calibration = [(to_tensor(crop, bundle.component().inputs[0]),) for crop in crops]
-    quantized = edgekit.quantize(bundle, calibration, out=tmp_path / "small").bundle
+    untimed = QuantizeOptions(time_it=False)
+    quantized = edgekit.quantize(bundle, calibration, out=tmp_path / "small", options=untimed).bundle
     assert {v.format for v in quantized.component().variants if v.precision == "int8"} == {"onnx", "openvino", "tflite"}
     with edgekit.load(quantized, "litert", precision="int8") as small, edgekit.load(bundle, "torch") as exact:
         assert np.abs(small(crops[3]).astype(int) - exact(crops[3])).mean() < 4

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +14,27 @@ import torch
 from edgekit.bundle import Bundle
 from edgekit.errors import ImageError, QuantizationError
 from edgekit.exporters import ExportOptions, export
-from edgekit.exporters.sources import from_bundle
 from edgekit.images import write_image
 from edgekit.manifest import Task
-from edgekit.quantization import Metric, QuantizeOptions, layer_names, quantize
+from edgekit.quantization import Metric, Quantized, QuantizeOptions
+from edgekit.quantization import quantize as quantize_and_time
 from edgekit.quantization.calibration import from_photos
 from edgekit.quantization.metrics.pictures import UpscalePsnr
-from edgekit.quantization.search import rank_layers
+from edgekit.quantization.schemes.scheme import Layer
+from edgekit.quantization.search import Plan
+from edgekit.quantization.trial import Trials
 from edgekit.session import open_session
 from edgekit.tensors import TensorSpec
 from edgekit.verify import answers, compare
 from edgekit.zoo.super_resolution import SuperResolution, image_specs, net_source
 
 BUCKET = {"height": 32, "width": 32}
+ONNX = QuantizeOptions(formats=["onnx"], correct=[], time_it=False)
+
+
+def quantize(*args: Any, options: QuantizeOptions | None = None, **named: Any) -> Quantized:
+    """`quantize` without its measurement of speed, which has tests of its own."""
+    return quantize_and_time(*args, options=replace(options or QuantizeOptions(), time_it=False), **named)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +105,7 @@ def test_keeps_named_layers_in_float(bundle: Bundle, calibration: list[tuple[np.
 def test_ranks_and_returns_layers_to_float_until_the_target_is_met(
     bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]
 ) -> None:
-    options = QuantizeOptions(max_drop=0.5, formats=["onnx"])
-    result = quantize(bundle, calibration, Steps(7.0, 9.0, 9.9), options=options)
+    result = quantize(bundle, calibration, Steps(7.0, 9.0, 9.9), max_drop=0.5, options=ONNX)
     assert result.met and len(result.kept_float) == 2 and result.worst_drop == pytest.approx(0.1)
     quality = next(v.quality for v in result.bundle.component().variants if (v.format, v.precision) == ("onnx", "int8"))
     assert quality is not None and quality.drop == pytest.approx(0.1) and quality.value == pytest.approx(9.9)
@@ -104,17 +114,26 @@ def test_ranks_and_returns_layers_to_float_until_the_target_is_met(
 def test_keeps_the_best_and_says_when_the_target_is_missed(
     bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]
 ) -> None:
-    options = QuantizeOptions(max_drop=0.5, attempts=3, formats=["onnx"])
-    result = quantize(bundle, calibration, Steps(7.0, 9.0, 8.0), options=options)
+    result = quantize(bundle, calibration, Steps(7.0, 9.0, 8.0), max_drop=0.5, options=replace(ONNX, attempts=3))
     assert not result.met and result.worst_drop == pytest.approx(1.0) and len(result.kept_float) == 1
 
 
-def test_ranking_finds_the_layer_that_is_hard(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
-    source = from_bundle(bundle)
-    assert layer_names(source) == ["head", "body.0", "body.1", "tail"]
-    with torch.no_grad():
-        source.module.body[1].weight[0] *= 1000  # one channel a thousand times as wide as the others
-    assert next(iter(rank_layers(source, calibration))) in ("body.1", "tail")  # its output, or what reads it
+def test_only_layers_that_became_small_are_returned_to_float(tmp_path: Path) -> None:
+    work = SimpleNamespace(qualified=lambda component, layer: layer)
+    trials = Trials(work, tmp_path, 0.5)  # type: ignore[arg-type]
+    first = {"model": [Layer("tail", kept="it makes the picture"), Layer("body"), Layer("conv[0]")]}
+    trials._trials[Plan()] = SimpleNamespace(layers=lambda: first)  # type: ignore[assignment]
+    trials._noise = {"tail": 10.0, "conv[0]": 20.0, "body": 30.0}
+    assert trials.ranked() == ["conv[[]0]", "body"]
+
+
+def test_a_later_plan_that_fails_does_not_lose_what_was_found(
+    bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]
+) -> None:
+    asked = replace(ONNX, attempts=2)
+    result = quantize(bundle, calibration, Steps(9.0, float("nan")), max_drop=0.5, options=asked)
+    assert [a.drop for a in result.attempts] == [pytest.approx(1.0), float("inf")]
+    assert not result.met and not result.kept_float and result.worst_drop == pytest.approx(1.0)
 
 
 def test_failure_leaves_the_bundle_as_it_was(bundle: Bundle, calibration: list[tuple[np.ndarray, ...]]) -> None:
@@ -125,7 +144,7 @@ def test_failure_leaves_the_bundle_as_it_was(bundle: Bundle, calibration: list[t
             raise RuntimeError("no metric today")
 
     with pytest.raises(RuntimeError, match="no metric today"):
-        quantize(bundle, calibration, Broken(), options=QuantizeOptions(formats=["onnx"]))
+        quantize(bundle, calibration, Broken(), options=ONNX)
     assert Bundle.open(bundle.folder).hash == before
     assert [p.name for p in bundle.folder.parent.iterdir()] == ["small"]
 
@@ -146,7 +165,7 @@ def test_a_metric_that_is_no_number_leaves_the_bundle(
 ) -> None:
     before = bundle.hash
     with pytest.raises(QuantizationError, match="is inf"):
-        quantize(bundle, calibration, Steps(float("inf")), options=QuantizeOptions(formats=["onnx"]))
+        quantize(bundle, calibration, Steps(float("inf")), options=ONNX)
     assert Bundle.open(bundle.folder).hash == before
 
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sdk.doubles import edit_manifest
 
 from edgekit import choice, profile
 from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
-from edgekit.errors import InputError
+from edgekit.errors import DeviceUnavailable, InputError
+from edgekit.manifest import Manifest, Speed
 from edgekit.profile import Row
 from edgekit.session import open_session
 
@@ -195,3 +197,158 @@ def test_profiles_lie_in_the_cache(bundle: Bundle, own_cache: Path) -> None:
 def test_sizes_of_no_dimension_are_refused() -> None:
     with pytest.raises(InputError, match="got sizes of heigth: sr-x2 has height, width"):
         open_session("sr-x2", "onnxruntime", sizes={"heigth": 64})
+
+
+def speed(runtime: str, ms: float, fp32_ms: float, **stated: Any) -> Speed:
+    facts = {"threads": 2, "processor": "a processor", "architecture": "x86_64", "noise": 0.02, **stated}
+    return Speed(runtime=runtime, ms=ms, fp32_ms=fp32_ms, **facts)
+
+
+def with_speeds(bundle: Bundle, *speeds: Speed, runs: int = 1, precision: str = "int8") -> Bundle:
+    """The bundle, whose manifest has these figures of its int8 files, as if measured when it was made."""
+    formats = {"openvino": "onnx", "onnxruntime": "onnx", "litert": "tflite"}
+
+    def stated(manifest: Manifest) -> Manifest:
+        components = {
+            name: msgspec.structs.replace(
+                c,
+                variants=tuple(
+                    msgspec.structs.replace(
+                        v, speed=tuple(s for s in speeds if formats[s.runtime] == v.format and v.precision == precision)
+                    )
+                    for v in c.variants
+                ),
+            )
+            for name, c in manifest.components.items()
+        }
+        return msgspec.structs.replace(manifest, components=components)
+
+    return Bundle(bundle.folder, stated(bundle.manifest))
+
+
+@pytest.fixture
+def on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+
+@pytest.mark.usefixtures("on_x86")
+class TestMarkedSpeeds:
+    def test_a_slower_int8_is_passed_over_and_the_reason_says_so(self, bundle: Bundle) -> None:
+        marked = with_speeds(bundle, speed("openvino", 3.0, 2.0), speed("onnxruntime", 1.0, 4.0))
+        picked = auto(marked)
+        assert named(picked) == ("onnxruntime", "int8")
+        assert "passing over openvino int8 (3 ms on a processor" in picked.why
+
+    def test_within_the_noise_is_not_slower(self, bundle: Bundle) -> None:
+        assert named(auto(with_speeds(bundle, speed("openvino", 2.03, 2.0)))) == ("openvino", "int8")
+        assert named(auto(with_speeds(bundle, speed("openvino", 2.05, 2.0)))) == ("onnxruntime", "int8")
+
+    def test_slower_than_another_engines_fp32_is_passed_over(self, bundle: Bundle) -> None:
+        marked = with_speeds(bundle, speed("openvino", 3.0, 9.0), speed("onnxruntime", 2.5, 2.0))
+        picked = auto(marked)
+        assert named(picked) == ("litert", "int8")
+        assert "onnxruntime fp32 2)" in picked.why
+
+    def test_the_fastest_fp32_is_taken_where_all_int8_is_slower(self, bundle: Bundle) -> None:
+        rows = (speed("openvino", 9.0, 5.0), speed("onnxruntime", 9.0, 2.0), speed("litert", 9.0, 4.0))
+        assert named(auto(with_speeds(bundle, *rows))) == ("onnxruntime", "fp32")
+
+    def test_a_named_engine_passes_over_its_slower_int8(self, bundle: Bundle) -> None:
+        marked = with_speeds(bundle, speed("openvino", 3.0, 2.0), speed("onnxruntime", 1.0, 4.0))
+        assert named(auto(marked, "openvino")) == ("openvino", "fp32")
+
+    def test_what_is_named_is_taken_although_it_is_slower(self, bundle: Bundle) -> None:
+        marked = with_speeds(bundle, speed("openvino", 3.0, 2.0))
+        assert named(auto(marked, "openvino", precision="int8")) == ("openvino", "int8")
+
+    def test_a_measured_profile_decides_before_the_marks(self, bundle: Bundle) -> None:
+        marked = with_speeds(bundle, speed("openvino", 3.0, 2.0))
+        profile.save(marked, MEASURED[:1])
+        picked = auto(marked)
+        assert named(picked) == ("openvino", "int8") and "fastest measured here" in picked.why
+
+    def test_marks_of_another_architecture_say_nothing(self, bundle: Bundle) -> None:
+        marked = with_speeds(bundle, speed("openvino", 3.0, 2.0, architecture="aarch64"))
+        assert named(auto(marked)) == ("openvino", "int8")
+
+    def test_marks_of_this_processor_come_before_those_of_others(self, bundle: Bundle) -> None:
+        own = speed("openvino", 1.0, 2.0, processor=choice.processor())
+        assert named(auto(with_speeds(bundle, speed("openvino", 3.0, 2.0), own))) == ("openvino", "int8")
+
+    def test_an_fp32_file_that_is_not_in_the_bundle_beats_nothing(self, bundle: Bundle) -> None:
+        marked = with_speeds(bundle, speed("openvino", 3.0, 9.0), speed("litert", 4.0, 2.0, beside="built to compare"))
+        assert named(auto(marked)) == ("openvino", "int8")
+
+
+@pytest.mark.usefixtures("on_x86")
+def test_components_count_as_often_as_the_task_runs_them() -> None:
+    bundle = Bundle.open("digits-vae")
+    parts = {
+        name: with_speeds(bundle, speed("openvino", ms, fp32_ms, runs=runs)).manifest.components[name]
+        for name, ms, fp32_ms, runs in (("encoder", 1.0, 9.0, 1), ("decoder", 2.0, 1.0, 10))
+    }
+    total = choice.whole(parts, "openvino", "int8")
+    assert total is not None and (total.ms, total.fp32_ms) == (21.0, 19.0) and total.slower
+    assert choice.whole(parts, "openvino", "int8", "another processor") is None
+    assert choice.whole(parts, "onnxruntime", "int8") is None
+
+
+def test_without_vnni_openvino_runs_fp32_and_the_exact_engines_int8(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(choice, "int8_overflows", lambda: True)
+    picked = auto(bundle)
+    assert named(picked) == ("litert", "int8") and "x86_64 without VNNI" in picked.why
+    assert named(auto(bundle, "openvino")) == ("openvino", "fp32")
+    assert named(auto(bundle, "onnxruntime")) == ("onnxruntime", "int8")
+
+
+def test_a_component_that_stayed_float_runs_in_fp32_beside_small_ones(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(find("digits-vae"), tmp_path / "digits-vae"))
+
+    def keep_float(manifest: dict[str, Any]) -> None:
+        encoder = manifest["components"]["encoder"]
+        encoder["variants"] = [v for v in encoder["variants"] if v["precision"] == "fp32"]
+
+    edit_manifest(folder, keep_float)
+    mixed = Bundle.open(folder)
+    assert named(choice.pick(mixed, "encoder", "onnxruntime", "cpu", "int8", {})) == ("onnxruntime", "fp32")
+    assert named(choice.pick(mixed, "decoder", "onnxruntime", "cpu", "int8", {})) == ("onnxruntime", "int8")
+    with pytest.raises(DeviceUnavailable, match="has no int4-weights file"):
+        choice.pick(mixed, "encoder", "onnxruntime", "cpu", "int4-weights", {})
+    marked = with_speeds(mixed, speed("openvino", 1.0, 2.0, architecture=choice.architecture()))
+    total = choice.whole(marked.manifest.components, "openvino", "int8")
+    assert total is not None and (total.ms, total.fp32_ms) == (1.0, 2.0)
+    assert choice.whole(marked.manifest.components, "openvino", "int4-weights") is None
+
+
+def test_auto_leaves_alone_what_answers_otherwise(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    def parted(manifest: dict[str, Any]) -> None:
+        agreed = {"precision": "int8", "engines": ["onnxruntime", "openvino"], "snr_db": 1.0}
+        manifest["components"]["model"]["agreement"] = [agreed]
+
+    edit_manifest(bundle.folder, parted)
+    changed = Bundle.open(bundle.folder)
+    picked = auto(changed)
+    assert named(picked) != ("openvino", "int8") and "1 dB from another engine" in picked.why
+    assert named(auto(changed, "onnxruntime")) == ("onnxruntime", "int8")  # the format's own engine
+    profile.save(changed, [row("openvino", "int8", 0.1), row("litert", "int8", 9.0)])
+    assert named(auto(changed)) == ("litert", "int8")
+    assert named(auto(changed, "openvino", precision="int8")) == ("openvino", "int8")  # asked for by name
+
+
+def test_an_engine_is_not_blamed_for_what_another_format_answers(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
+
+    def parted(manifest: dict[str, Any]) -> None:
+        others = [{"precision": "int8", "engines": [e, "litert"], "snr_db": 1.0} for e in ("onnxruntime", "openvino")]
+        manifest["components"]["model"]["agreement"] = others
+
+    edit_manifest(bundle.folder, parted)
+    assert named(auto(Bundle.open(bundle.folder))) == ("openvino", "int8")

@@ -9,20 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.numpy import load_file
 
+from edgekit import registry
 from edgekit.bundle import Bundle
+from edgekit.cli.host import train
 from edgekit.errors import BundleError, QuantizationError
 from edgekit.exporters import ExportOptions, export
 from edgekit.exporters.completion import complete
 from edgekit.images import read_image
 from edgekit.manifest import Task
 from edgekit.quantization import quantize
+from edgekit.quantization.correction.qat import QatOptions
 from edgekit.quantization.metrics.metric import Metric
 from edgekit.verify import verify
-from edgekit.zoo.recipe import Place, Trained, publish
+from edgekit.zoo.recipe import Place, Trained, ZooRecipe, publish
 from edgekit.zoo.super_resolution import SuperResolution, net_source
 from edgekit.zoo.training import Checkpoint
+from edgekit.zoo.tuning import fine_tuned
 
 BUCKET = {"height": 16, "width": 16}
 
@@ -140,3 +145,60 @@ def test_calibration_is_for_each_component(made: tuple[Bundle, Path, Constant], 
     for given in (some, {"model": some}, {"model": some, "second": some, "third": some}):
         with pytest.raises(QuantizationError, match=r"expected \['model', 'second'\]"):
             quantize(made[0], given, out=tmp_path / "q")  # type: ignore[arg-type]
+
+
+def trained(calibration: list[tuple[np.ndarray, ...]]) -> Trained:
+    return Trained(
+        sources={"model": source(0)},  # type: ignore[dict-item]
+        task=Task("upscale", {"scale": 2, "halo": 3}),
+        summary="one network",
+        data="random numbers",
+        calibration={"model": calibration},
+        metric=Constant(),
+        max_drop=0.5,
+        sheet=lambda bundle: "",
+        buckets=[BUCKET],
+        practice={"model": lambda step: calibration[step % 4 : step % 4 + 2]},
+        tuning=QatOptions(steps=24, batch=2),
+    )
+
+
+@pytest.mark.slow
+def test_int8_comes_from_fine_tuned_weights(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    calibration = [(random.random((1, 3, 16, 16), np.float32),) for _ in range(8)]
+    told: list[str] = []
+    place = Place(tmp_path / "runs", tmp_path / "one", told.append, qat=True)
+    bundle = publish("one", trained(calibration), Recipe(), place).bundle
+    exact, tuned = (load_file(tmp_path / "runs" / "one" / f"model{ending}.safetensors") for ending in ("", "-qat"))
+    assert set(exact) == set(tuned) and any(not np.array_equal(exact[name], tuned[name]) for name in exact)
+    carried = load_file(bundle.folder / "model.safetensors")
+    assert all(np.array_equal(carried[name], exact[name]) for name in exact)  # the bundle has the trained ones alone
+    assert bundle.manifest.provenance["recipe"] == "edgekit train one --qat"
+    assert any(step.startswith("qat: ") for step in told)
+    parities = {v.precision: v.parity for v in bundle.component().variants if v.format == "onnx"}
+    assert parities["fp32"].max_error < 1e-5 and 15 < parities["int8"].snr_db < 900  # type: ignore[union-attr]
+
+
+def test_an_interrupted_tuning_goes_on(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    calibration = [(random.random((1, 3, 16, 16), np.float32),) for _ in range(8)]
+    told: list[str] = []
+    place = Place(tmp_path, tmp_path / "one", told.append, qat=True)
+    first = fine_tuned("one", trained(calibration), place)["model"].module.state_dict()
+    again = fine_tuned("one", trained(calibration), place)["model"].module.state_dict()
+    assert (tmp_path / "one-qat-model.pt").exists() and any("dB in int8 before, 0 steps" in step for step in told)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_every_recipe_of_the_zoo_can_be_fine_tuned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Place] = []
+
+    def build(data: Path, recipe: object, place: Place) -> object:
+        asked.append(place)
+        raise QuantizationError("far enough")
+
+    monkeypatch.setattr(registry, "find", lambda table, name: ZooRecipe(Recipe(), build))  # type: ignore[arg-type]
+    for flags in ([], ["--qat"]):
+        CliRunner().invoke(train, ["one", "--data", str(tmp_path), "-o", str(tmp_path / "one"), *flags])
+    assert [place.qat for place in asked] == [False, True]

@@ -1,0 +1,1 @@
+"""Schemes: how a network becomes small, one file a precision."""
