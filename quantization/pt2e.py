@@ -254,8 +254,8 @@ def _refuse_quantized(source: Source, graph: fx.Graph) -> None:
         )
 
 
-def weight_scales(weight: torch.Tensor, axis: int) -> torch.Tensor:
-    """The int8 step of each index of an axis."""
+def weight_scales(weight: torch.Tensor, axis: int = 0) -> torch.Tensor:
+    """The int8 step of each output channel, which lie along `axis`; symmetric, −127…127."""
     others = [n for n in range(weight.ndim) if n != axis]
     return (weight.detach().abs().amax(others) / HIGHEST).clamp_min(SMALLEST_WEIGHT)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgekit.quantization.pt2e import weight_scales
+
 LEVELS = 127
-SMALLEST, SMALLEST_WEIGHT = 2**-16, 2**-20  # steps, as the observers of the scheme have them
+SMALLEST = 2**-16  # step, as the observers of the scheme have it
 CLIPS = (1.0, 0.9, 0.8, 0.65, 0.5, 0.35)
 KEPT = 1 << 14  # values of a tensor that its range is chosen by
 
@@ -68,12 +70,6 @@ def best_range(tensors: Sequence[Tensor]) -> Range:
     for tensor in tensors:
         samples.add(tensor)
     return samples.range()
-
-
-def weight_scales(weight: Tensor, axis: int = 0) -> Tensor:
-    """The scale of each output channel, which lie along `axis`; symmetric, −127…127."""
-    others = [n for n in range(weight.ndim) if n != axis]
-    return (weight.detach().abs().amax(others) / LEVELS).clamp_min(SMALLEST_WEIGHT)
 
 
 def rounded_weight(weight: Tensor, axis: int = 0) -> Tensor:

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgekit.exporters.sources import Source
-from edgekit.quantization.correction.grid import LEVELS, weight_scales
+from edgekit.quantization.correction.grid import LEVELS
 from edgekit.quantization.correction.judge import Judge
 from edgekit.quantization.correction.lockstep import Visit, lockstep
 from edgekit.quantization.correction.network import CONVOLUTIONS, Layer, Network
+from edgekit.quantization.pt2e import weight_scales
 from edgekit.tensors import Array
 
 INPUTS, MOST = 16, 128  # that are looked at, as far as they hold no more than VALUES

@@ -13,6 +13,7 @@ from edgekit import machine, registry
 from edgekit.bundle import Bundle
 from edgekit.choice import largest, readable, whole
 from edgekit.manifest import METRICS, Agreement, Quality, Speed, Variant
+from edgekit.quantization.agreement import ALIKE_DB
 from edgekit.quantization.report.samples import Samples
 from edgekit.quantization.schemes.scheme import Layer
 
@@ -27,7 +28,6 @@ WORDS = {
     "int4-weights": "int4 weights, activations in int8 or float as the engine has it",
     "fp16": "half precision",
 }
-ALIKE_DB = 40.0  # two engines above it answer alike
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from edgekit.quantization.schemes import floating, named
 from edgekit.quantization.schemes.floating import File
 from edgekit.quantization.schemes.named import Named
 from edgekit.quantization.schemes.rounding import STORED, Form
-from edgekit.quantization.schemes.scheme import Layer, Scheme
+from edgekit.quantization.schemes.scheme import ASKED, Layer, Scheme
 from edgekit.quantization.schemes.weight_files import Constant, WeightFile
 from edgekit.session import Model
 from edgekit.tensors import Array
@@ -36,7 +36,6 @@ FILES = {  # by format; the first that there is tells what layers there are
     "openvino": "edgekit.quantization.schemes.openvino_weights:OpenVinoWeights",
     "tflite": "edgekit.quantization.schemes.tflite_weights:TfliteWeights",
 }
-ASKED = "asked for"
 UNUSED = "nothing but a product, an embedding or a convolution takes small weights"
 PROBES = 3
 

@@ -20,12 +20,11 @@ from edgekit.exporters.sizing import fitted
 from edgekit.exporters.writing import ExportOptions
 from edgekit.manifest import Variant
 from edgekit.quantization.schemes.float_file import FloatFile, Inputs
-from edgekit.quantization.schemes.scheme import Job, Layer, Scheme
+from edgekit.quantization.schemes.scheme import ASKED, Job, Layer, Scheme
 from edgekit.session import Model
 from edgekit.tensors import Array, Layout, TensorSpec, axes
 from edgekit.verify import compare
 
-ASKED = "asked for"
 PROBES = 3  # real inputs that a new file is compared on
 RANKED = 4  # real inputs that layers are ranked on
 

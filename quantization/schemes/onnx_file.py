@@ -141,44 +141,14 @@ class OnnxFile(FloatFile):
 
         prepared, named = self._folder / "prepared.onnx", self._named()
         settings = {"save_as_external_data": True, "all_tensors_to_one_file": True} if self._large else {}
-        with (
-            quiet(),
-            contextlib.chdir(self._folder),
-        ):  # where it gives up, onnxruntime leaves files in the working folder
-            # the inference of shapes by name stumbles over some operators, and the optimisation loses a reshape of some
-            for skipped in (
-                {},
-                {"skip_symbolic_shape": True},
-                {"skip_symbolic_shape": True, "skip_optimization": True},
-            ):
+        with quiet(), contextlib.chdir(self._folder):  # where it gives up, onnxruntime leaves files where it works
+            for symbolic in (True, False):  # the inference of shapes by name stumbles over some operators
                 try:
-                    quant_pre_process(named, str(prepared), **skipped, **settings)
-                    self._restore_border(prepared)
-                    if self._ranks(prepared) == self._ranks(Path(named)):
-                        return prepared
-                    reason: Exception = RuntimeError("its outputs have other dimensions once it is prepared")
+                    quant_pre_process(named, str(prepared), skip_symbolic_shape=not symbolic, **settings)
+                    return prepared
                 except Exception as error:  # a bare Exception among them
                     reason = error
         raise self.refused(reason) from reason
-
-    def _ranks(self, path: Path) -> list[int]:
-        """How many dimensions each output has, as the engine infers it once it has optimised the graph."""
-        import onnxruntime
-
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        return [len(output.shape) for output in session.get_outputs()]
-
-    def _restore_border(self, prepared: Path) -> None:
-        """Give the inputs and outputs of the prepared file the types that the file states: the inference of shapes by
-        name gets some wrong, and its names are its own.
-        """
-        model, own = (onnx.load(p, load_external_data=False) for p in (prepared, self.path))
-        stated = {value.name: value.type for value in (*own.graph.input, *own.graph.output)}
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.CopyFrom(stated[value.name])
-        prepared.write_bytes(model.SerializeToString())
 
     def _named(self) -> str:
         """The path of the model with names for the nodes that have none, that of their result; of a large one its own.

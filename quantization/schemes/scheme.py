@@ -16,6 +16,7 @@ from edgekit.manifest import Component, Precision, Variant
 from edgekit.tensors import Array
 
 Calibration = Sequence[tuple[Array, ...]]
+ASKED = "asked for"  # why a layer is kept that the caller named
 
 
 @dataclass(frozen=True)

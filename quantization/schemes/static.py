@@ -14,10 +14,9 @@ from edgekit.quantization.pt2e import Calibrated, QuantizedSource, calibrated, r
 from edgekit.quantization.ranking import rank
 from edgekit.quantization.schemes import operators
 from edgekit.quantization.schemes.operators import Found
-from edgekit.quantization.schemes.scheme import Job, Layer, Scheme
+from edgekit.quantization.schemes.scheme import ASKED, Job, Layer, Scheme
 
 aten = torch.ops.aten
-ASKED = "asked for"
 WORK, WEIGHTS = 0.01, 0.05  # of all multiplications and all weights: layers that stay float together may have that much
 LAST = 0.15  # of both, for a last layer
 PICTURES = (aten.conv2d.default, aten.conv_transpose2d.input)

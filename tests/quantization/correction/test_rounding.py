@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from edgekit.errors import QuantizationError
 from edgekit.exporters.sources import Source, from_module
 from edgekit.quantization.correction import CORRECTIONS, corrected
-from edgekit.quantization.correction.grid import Range, Samples, rounded_weight, weight_scales
+from edgekit.quantization.correction.grid import Range, Samples, rounded_weight
 from edgekit.quantization.correction.network import Network, spread
 from edgekit.quantization.correction.rounding import descended
 from edgekit.quantization.correction.simulation import Simulation
+from edgekit.quantization.pt2e import weight_scales
 
 Inputs = list[tuple[np.ndarray, ...]]
 
