@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import click
 import msgspec
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from edgekit.errors import InputError
@@ -19,6 +20,7 @@ from edgekit.errors import InputError
 # no markup: names of files and errors hold brackets of their own
 out_console = Console(highlight=False, markup=False)
 err_console = Console(stderr=True, highlight=False, markup=False)
+EVERY_S = 10.0
 STOPPED = 130  # the exit code of what Ctrl-C ends
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for machines.")
 
@@ -65,9 +67,37 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+class Lines(Progress):
+    """Progress where there is no terminal, as in a log: what is under way, one line in `EVERY_S` seconds at most."""
+
+    def __init__(self) -> None:
+        super().__init__(console=err_console, disable=True)
+        self._said_s = time.monotonic()
+
+    def update(self, task_id: TaskID, *arguments: Any, **options: Any) -> None:
+        super().update(task_id, *arguments, **options)
+        self._say(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def _say(self, task_id: TaskID) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s < EVERY_S:
+            return
+        self._said_s = now_s
+        task = next(task for task in self.tasks if task.id == task_id)
+        of = f" ({task.completed:.0f} of {task.total:.0f})" if task.total else ""
+        self.console.print(f"{task.description}{of}", soft_wrap=True)
+
+
 def progress_bar() -> Progress:
+    """A bar on stderr; lines now and then where that is no terminal."""
+    if not err_console.is_terminal:
+        return Lines()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err_console, transient=True, disable=not err_console.is_terminal)
+    return Progress(*columns, console=err_console, transient=True)
 
 
 @contextmanager
