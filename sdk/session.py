@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from edgekit import choice, registry
 from edgekit.bundle import Bundle
@@ -26,12 +26,17 @@ from edgekit.manifest import Component, Variant
 from edgekit.tensors import Array, TensorSpec
 
 CLOSED = "this session was closed: open another with edgekit.open_session(…)"
+Kind = Literal["hardware", "software", "simulator"]
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
 
 
 @dataclass(frozen=True)
 class Device:
-    """One engine × device of this machine; `why` says what is in the way where it is not usable."""
+    """One engine × device; `why` says what is in the way where it is not usable, `remedy` what to do about it.
+
+    `kind`: the device itself, a program that does its work on the processor, or a simulator: times of the last two
+    say nothing of a device. `provider`: what the engine's options call it, where several serve one device.
+    """
 
     runtime: str
     name: str
@@ -39,6 +44,9 @@ class Device:
     precisions: tuple[str, ...] = ()
     usable: bool = True
     why: str = ""
+    kind: Kind = "hardware"
+    provider: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Placement:
     """Where a session really runs, as its engine tells.
 
     `operators` counts operators by unit and kind or precision, for example {"CPU i8": 6, "CPU f32": 9}.
+    `inserted` counts what the engine added of its own, for example {"Transpose": 2, "Convert f32 → bf16": 1}.
     """
 
     runtime: str
@@ -56,6 +65,8 @@ class Placement:
     threads: int | None
     operators: dict[str, int]
     why: str = "asked for"
+    kind: Kind = "hardware"
+    inserted: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
