@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit.benchmarks.measurement import Case, MeasureOptions, Report, Row, measure
+from edgekit.benchmarks.measurement import MeasureOptions, measure
+from edgekit.benchmarks.records import Case, Report, Row
 from edgekit.benchmarks.tuning import tune
 
 __all__ = ["Case", "MeasureOptions", "Report", "Row", "measure", "tune"]

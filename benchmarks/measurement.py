@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,77 +12,14 @@ import msgspec
 import numpy as np
 
 from edgekit import images, machine, registry
+from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
 from edgekit.benchmarks.isolated import Process
+from edgekit.benchmarks.records import Case, Report, Row
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
 from edgekit.errors import DeviceUnavailable, EngineError
-from edgekit.manifest import Variant
-from edgekit.session import runtime as find_runtime
-from edgekit.verify import golden_sizes
 
-SCHEMA = 1
 ANSWER_TIMEOUT_S = 900.0  # an engine that hangs is killed, and becomes a row
-FLOOR = 0.02  # by so much do two runs of one file differ on an idle machine
-USUAL_SIDE = 64  # of a free dimension that neither a file nor golden values give a size
-
-
-class Case(msgspec.Struct, frozen=True):
-    """What is measured: one bundle on one engine, device, precision and thread count.
-
-    `component` is one graph alone, at `sizes` of its free dimensions; None is the whole task.
-    """
-
-    bundle: str
-    runtime: str
-    device: str = "cpu"
-    precision: str = "fp32"
-    threads: int | None = None
-    component: str | None = None
-    sizes: dict[str, int] = {}
-
-
-class Row(msgspec.Struct):
-    """One case's raw samples in milliseconds, in the order taken; `error` says why there are none.
-
-    `model_ms` is `session.run`; `task_ms` the whole task, decoded image in, finished image out; `round_ms` and
-    `task_round_ms` are their medians of each round. `runs` says how often one use of the task runs each component.
-    """
-
-    case: Case
-    bytes: int = 0
-    quality: dict[str, Any] | None = None
-    load_ms: float | None = None
-    first_ms: float | None = None
-    model_ms: list[float] = []
-    task_ms: list[float] = []
-    round_ms: list[float] = []
-    task_round_ms: list[float] = []
-    runs: dict[str, int] = {}
-    peak_mb: float | None = None
-    placement: dict[str, Any] = {}
-    error: str = ""
-
-    def percentile(self, q: float, what: str = "task_ms") -> float:
-        """A percentile of the samples of the task, or of the model where there is no task."""
-        samples = getattr(self, what) or self.model_ms
-        return float(np.percentile(samples, q)) if samples else float("nan")
-
-
-class Report(msgspec.Struct):
-    """Every row, and the machine they were measured on."""
-
-    bundle: str
-    bundle_hash: str
-    machine: dict[str, Any]
-    input: str
-    rows: list[Row]
-    schema: int = SCHEMA
-
-    def save(self, path: str | Path) -> None:
-        """Write the report with its raw samples as JSON."""
-        partial = Path(f"{path}.partial")
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
-        partial.replace(path)
 
 
 def _never(rows: Sequence[Row]) -> bool:
@@ -139,64 +75,6 @@ def measure(
         image, what = _prepared(opened, options, Path(folder))
         rows = _measured(opened, groups, image, options)
     return Report(opened.name, opened.hash, machine.facts(), what, rows)
-
-
-def noise_of(small: Sequence[float], fp32: Sequence[float]) -> float:
-    """What the ratio of two medians is uncertain by, as a part of it: twice its standard error over the rounds.
-
-    The spread is that of the rounds' own ratios, so that a drift which hits both alike does not count; by its median
-    absolute deviation, so that a round which something else disturbed does not either.
-    """
-    ratios = np.array([s / f for s, f in zip(small, fp32, strict=False)])
-    if not len(ratios):
-        return FLOOR
-    deviation = 1.4826 * float(np.median(np.abs(ratios / np.median(ratios) - 1)))
-    return max(FLOOR, 2 * 1.2533 * deviation / math.sqrt(len(ratios)))
-
-
-def cases_of(
-    bundle: Bundle, runtimes: Sequence[str] = (), precisions: Sequence[str] = (), threads: int | None = None
-) -> list[Case]:
-    """The engine × precision pairs that are installed, in the bundle, and asked for."""
-    found = []
-    for name in runtimes or registry.device_runtimes():
-        engine = find_runtime(name)
-        if not engine.installed():
-            continue
-        variants = bundle.component(bundle.main).variants
-        have = [p for p in dict.fromkeys(v.precision for v in variants) if readable(name, p, variants)]
-        found += [Case(str(bundle.folder), name, "cpu", p, threads) for p in have if not precisions or p in precisions]
-    return found
-
-
-def component_cases(
-    bundle: Bundle, component: str, runtimes: Sequence[str] = (), precisions: Sequence[str] = ()
-) -> list[Case]:
-    """One component's engine × file pairs that are installed, in the bundle, and asked for.
-
-    A file of free dimensions has no sizes yet.
-    """
-    variants = bundle.component(component).variants
-    return [
-        Case(str(bundle.folder), name, "cpu", precision, None, component, dict(variant.sizes))
-        for name in runtimes or registry.device_runtimes()
-        if find_runtime(name).installed()
-        for precision in dict.fromkeys(v.precision for v in variants)
-        if not precisions or precision in precisions
-        for variant in readable(name, precision, variants)
-    ]
-
-
-def usual_sizes(bundle: Bundle, component: str) -> dict[str, int]:
-    """The sizes at which a component's files of free dimensions are measured: those of the largest file that has them
-    fixed, else those of the golden values.
-    """
-    described = bundle.component(component)
-    free = {d for spec in described.inputs for d in spec.shape if isinstance(d, str)}
-    fixed: list[Variant] = [v for v in described.variants if set(v.sizes) >= free]
-    largest = max(fixed, key=lambda v: math.prod(v.sizes.values()), default=None)
-    known = {**golden_sizes(bundle, component), **(largest.sizes if largest else {})}
-    return {name: known.get(name, USUAL_SIDE) for name in sorted(free)}
 
 
 def _groups(

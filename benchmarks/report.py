@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from edgekit.benchmarks.measurement import Report, Row
+from edgekit.benchmarks.records import Report, Row
 from edgekit.choice import Choice
 from edgekit.manifest import METRICS, Quality
 

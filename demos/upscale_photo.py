@@ -16,7 +16,9 @@ from rich.progress import Progress
 import edgekit
 from edgekit import choice, images, profile
 from edgekit.benchmarks import MeasureOptions, measure, report
-from edgekit.benchmarks.measurement import Report, cases_of, sample_photo
+from edgekit.benchmarks.cases import cases_of
+from edgekit.benchmarks.measurement import sample_photo
+from edgekit.benchmarks.records import Report
 from edgekit.benchmarks.tuning import remember
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, ImageError

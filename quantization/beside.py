@@ -99,7 +99,7 @@ def _settled(row: Row, fp32: Row) -> bool:
         return True
     if len(row.round_ms) < ROUNDS:
         return False
-    from edgekit.benchmarks.measurement import noise_of
+    from edgekit.benchmarks.statistics import noise_of
 
     noise = noise_of(row.round_ms, fp32.round_ms)
     away = abs(np.median(row.round_ms) / np.median(fp32.round_ms) - 1)
@@ -116,7 +116,7 @@ def _fp32_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 def _beside(bundle: Bundle, row: Row, rows: Sequence[Row], facts: tuple[int, Sequence[str]]) -> Beside:
     """A row of a small file with the fp32 that it is compared with; `facts`: how often it runs, formats built."""
-    from edgekit.benchmarks.measurement import noise_of
+    from edgekit.benchmarks.statistics import noise_of
 
     case, (runs, built) = row.case, facts
     component = case.component or bundle.main

@@ -13,8 +13,8 @@ import pytest
 from edgekit import machine
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row, auto_choice, mark_speed
 from edgekit.benchmarks.auto_choice import judge, table
+from edgekit.benchmarks.cases import cases_of
 from edgekit.benchmarks.mark_speed import MarkOptions, mark
-from edgekit.benchmarks.measurement import cases_of
 from edgekit.bundle import Bundle, find
 from edgekit.errors import BundleError
 

@@ -14,8 +14,8 @@ from sdk.doubles import replace_file
 import edgekit
 from edgekit import machine
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, measurement, report, tune
+from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
 from edgekit.benchmarks.isolated import Process
-from edgekit.benchmarks.measurement import cases_of, component_cases, usual_sizes
 from edgekit.benchmarks.tuning import remember
 from edgekit.benchmarks.worker import golden_inputs, runs_of, timed
 from edgekit.bundle import Bundle, shipped

@@ -16,7 +16,8 @@ from sdk.doubles import edit_manifest, replace_file
 import edgekit.benchmarks
 from edgekit import choice, machine
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row
-from edgekit.benchmarks.measurement import FLOOR, component_cases, noise_of, usual_sizes
+from edgekit.benchmarks.cases import component_cases, usual_sizes
+from edgekit.benchmarks.statistics import FLOOR, noise_of
 from edgekit.bundle import Bundle, find
 from edgekit.exporters.sources import from_bundle
 from edgekit.quantization.speed import GuardOptions, guard
