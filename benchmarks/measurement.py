@@ -6,18 +6,17 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from edgekit import images, machine, registry
 from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
-from edgekit.benchmarks.isolated import Process
+from edgekit.benchmarks.race import Race
 from edgekit.benchmarks.records import Case, Report, Row
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
-from edgekit.errors import DeviceUnavailable, EngineError
+from edgekit.errors import DeviceUnavailable
 
 ANSWER_TIMEOUT_S = 900.0  # an engine that hangs is killed, and becomes a row
 
@@ -72,7 +71,7 @@ def measure(
             f"{list(precisions) or 'any precision'}; see `edgekit devices`"
         )
     with tempfile.TemporaryDirectory() as folder:
-        image, what = _prepared(opened, options, Path(folder))
+        image, what = prepared(opened, options, Path(folder))
         rows = _measured(opened, groups, image, options)
     return Report(opened.name, opened.hash, machine.facts(), what, rows)
 
@@ -100,7 +99,7 @@ def sample_photo() -> Path:
     return Path(edgekit.demos.__path__[0]) / "photos" / "astronaut.jpg"
 
 
-def _prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> tuple[str | None, str]:
+def prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> tuple[str | None, str]:
     """The photo at the asked size as a file for the workers, and what is measured; None where no image is taken."""
     if bundle.manifest.task is None:
         return None, "golden values"
@@ -137,41 +136,24 @@ def _after(options: MeasureOptions, done: int, total: int) -> MeasureOptions:
 
 def _interleaved(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureOptions) -> list[Row]:
     """Open every case in a process of its own, then run round after round of all of them."""
-    rows = [_row(bundle, case) for case in cases]
-    workers: list[Process] = []
-    try:
-        for index, (case, row) in enumerate(zip(cases, rows, strict=True)):
-            options.progress(index, 0, f"load {case.runtime} {case.precision}")
-            workers.append(Process(options.timeout_s))
-            opened = _asked(workers[-1], row, {"do": "open", "case": msgspec.to_builtins(case), "image": image})
-            for name in ("load_ms", "first_ms", "placement", "runs"):
-                if name in opened:
-                    setattr(row, name, opened[name])
+    rows = [row_of(bundle, case) for case in cases]
+    with Race(image, options.timeout_s) as race:
+        for index, row in enumerate(rows):
+            options.progress(index, 0, f"load {row.case.runtime} {row.case.precision}")
+            race.open(row)
         for round_ in range(options.rounds):
-            for index, row in enumerate(rows):
-                what = f"round {round_ + 1} {row.case.runtime} {row.case.precision}"
-                options.progress(len(cases) * (round_ + 1) + index, 0, what)
-                if not row.error:
-                    _add(row, _asked(workers[index], row, {"do": "round", "seconds": options.seconds}))
+
+            def told(index: int, row: Row, done: int = len(cases) * (round_ + 1), number: int = round_ + 1) -> None:
+                options.progress(done + index, 0, f"round {number} {row.case.runtime} {row.case.precision}")
+
+            race.round({"do": "round", "seconds": options.seconds}, told)
             if options.enough(rows):
                 break
-    finally:
-        for worker in workers:
-            worker.stop()
     return rows
 
 
-def _add(row: Row, answer: dict[str, Any]) -> None:
-    """One round's samples."""
-    model_ms, task_ms = answer.get("model_ms", []), answer.get("task_ms", [])
-    row.model_ms += model_ms
-    row.task_ms += task_ms
-    row.round_ms += [float(np.median(model_ms))] if model_ms else []
-    row.task_round_ms += [float(np.median(task_ms))] if task_ms else []
-    row.peak_mb = answer.get("peak_mb", row.peak_mb)
-
-
-def _row(bundle: Bundle, case: Case) -> Row:
+def row_of(bundle: Bundle, case: Case) -> Row:
+    """A case's row before it is measured, with the size of its files and their quality."""
     named = case.component or bundle.main
     found = readable(case.runtime, case.precision, bundle.component(named).variants)
     variant = next((v for v in found if v.sizes == case.sizes), found[0])
@@ -180,13 +162,3 @@ def _row(bundle: Bundle, case: Case) -> Row:
         return Row(case, bytes=variant.bytes, quality=quality)
     parts = [readable(case.runtime, case.precision, c.variants) for c in bundle.manifest.components.values()]
     return Row(case, bytes=sum(files[0].bytes for files in parts if files), quality=quality)
-
-
-def _asked(worker: Process, row: Row, command: dict[str, Any]) -> dict[str, Any]:
-    """The worker's answer; a crash or an error is written into the row."""
-    try:
-        answer = worker.ask(command)
-    except EngineError as error:
-        answer = {"error": str(error)}
-    row.error = answer.get("error", "")
-    return answer

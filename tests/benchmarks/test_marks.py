@@ -45,7 +45,7 @@ def test_marks_are_written_in_place_and_nothing_else_changes(folder: Path) -> No
     assert bundle.check_files()
     found = {(s.runtime, s.processor) for v in bundle.component().variants for s in v.speed}
     here = machine.processor()
-    assert found == {("openvino", here), ("onnxruntime", here), ("litert", here)}
+    assert found >= {("openvino", here), ("onnxruntime", here), ("litert", here)}  # beside those of other processors
     assert {a.engines for a in bundle.component().agreement} >= {("onnxruntime", "openvino")}
     assert any(line.startswith("onnx int8 on openvino: ") for line in lines)
 

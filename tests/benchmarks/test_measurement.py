@@ -13,7 +13,7 @@ from sdk.doubles import replace_file
 
 import edgekit
 from edgekit import machine
-from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, measurement, report, tune
+from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, race, report, tune
 from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
 from edgekit.benchmarks.isolated import Process
 from edgekit.benchmarks.tuning import remember
@@ -45,7 +45,7 @@ def test_saves_raw_samples(tmp_path: Path) -> None:
 
 
 def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = measurement.Process
+    real = race.Process
 
     class Crashing(real):  # type: ignore[misc,valid-type]
         count = 0
@@ -59,7 +59,7 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
             super().__init__(timeout_s)
             Crashing.first = getattr(Crashing, "first", self)
 
-    monkeypatch.setattr(measurement, "Process", Crashing)
+    monkeypatch.setattr(race, "Process", Crashing)
     result = measure("sr-x2", ["onnxruntime"], options=QUICK)
     dead, alive = result.rows
     assert "died with exit code -9" in dead.error and not alive.error and alive.model_ms
