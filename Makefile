@@ -1,6 +1,7 @@
 # make run     upscale a photo on every engine        make run PHOTO=mine.jpg
 # make test    every test                             make check   ruff and mypy
 # make test-pi  the aarch64 wheels on an emulated Raspberry Pi 4 and 5 (fetches about 250 MB once)
+# make test-devices  GPUs and NPUs in software and in simulators (fetches about 450 MB once)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TORCH ?= torch  # "torch --index-url URL" takes the build of another index, such as PyTorch's own for CPUs
 FOLDERS := runtimes exporters quantization zoo benchmarks demos
 
-.PHONY: run test test-pi check format clean
+.PHONY: run test test-pi test-devices check format clean
 
 run: $(VENV)/.run
 	@$(BIN)/python -m edgekit.demos.upscale_photo $(if $(PHOTO),"$(PHOTO)")
@@ -19,6 +20,10 @@ test: $(VENV)/.dev
 # Debian's arm64 Python, qemu and aarch64 wheels lie in the user's cache afterwards; RECORD=1 writes docs/raspberry-pi.json anew.
 test-pi: $(VENV)/.dev
 	EDGEKIT_PI=1 $(if $(RECORD),EDGEKIT_PI_RECORD=1) $(BIN)/pytest tests/pi $(ARGS)
+
+# Mesa's software Vulkan and environments with other engines lie in the user's cache afterwards.
+test-devices: $(VENV)/.dev
+	EDGEKIT_DEVICES=1 $(BIN)/pytest tests/devices $(ARGS)
 
 check: $(VENV)/.dev .typetree/edgekit
 	$(BIN)/ruff check .
