@@ -72,13 +72,13 @@ def locations(model: Path) -> list[str]:
         if data.find(b"location") < 0:  # the key is spelled out: most files have none, and are not walked
             return []
         try:
-            return list(dict.fromkeys(_Scan(data).walk()))
+            return list(dict.fromkeys(Scan(data).walk()))
         except (ValueError, IndexError) as error:
             raise EngineError(f"'{model.name}' is not a sound .onnx file: {error}") from error
 
 
-class _Scan:
-    """One pass over the fields of a model that can hold tensors; copies nothing but the paths."""
+class Scan:
+    """The fields of a protobuf message, without its schema; `walk` passes those that can hold tensors, once."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -91,7 +91,7 @@ class _Scan:
             if depth > MAX_DEPTH:
                 raise ValueError(f"messages lie more than {MAX_DEPTH} deep")
             known, found = INSIDE[message], []
-            for number, wire, first, last in self._fields(start, end):
+            for number, wire, first, last in self.fields(start, end):
                 inner = known.get(number) if wire == BYTES else None
                 if inner == "entry":
                     yield from self._entry(first, last)
@@ -103,25 +103,25 @@ class _Scan:
         """The value of a StringStringEntryProto whose key is "location"; each, where a field comes twice."""
         if end - start > MAX_ENTRY:
             raise ValueError(f"an entry of external data has {end - start} bytes")
-        fields = [(n, self._data[a:b]) for n, wire, a, b in self._fields(start, end) if wire == BYTES]
+        fields = [(n, self._data[a:b]) for n, wire, a, b in self.fields(start, end) if wire == BYTES]
         if (1, b"location") in fields:
             values = [value for number, value in fields if number == 2]
             if not values:
                 raise ValueError("external data without a path")
             yield from (value.decode() for value in values)
 
-    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Number, wire type, and first and last place of each field's content."""
         while start < end:
             self._left -= 1
             if self._left < 0:
                 raise ValueError(f"it has more than {MAX_FIELDS} fields")
-            tag, start = self._varint(start, end)
+            tag, start = self.varint(start, end)
             wire = tag & 7
             if wire == VARINT:
-                first, (_, last) = start, self._varint(start, end)
+                first, (_, last) = start, self.varint(start, end)
             elif wire == BYTES:
-                size, first = self._varint(start, end)
+                size, first = self.varint(start, end)
                 last = first + size
             elif wire in (FIXED64, FIXED32):
                 first, last = start, start + (8 if wire == FIXED64 else 4)
@@ -132,7 +132,7 @@ class _Scan:
             yield tag >> 3, wire, first, last
             start = last
 
-    def _varint(self, start: int, end: int) -> tuple[int, int]:
+    def varint(self, start: int, end: int) -> tuple[int, int]:
         value = 0
         for shift, place in enumerate(range(start, min(start + 10, end))):
             byte = self._data[place]

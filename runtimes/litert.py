@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -12,23 +13,39 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import cores, processor
+from edgekit.runtimes import litert_tensors
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
-from edgekit.tensors import Array, TensorSpec, dtype_named
+from edgekit.tensors import Array, TensorSpec
 
 MAGIC = b"TFL3"
+UNKNOWN = {  # what the engine says of operators that it lacks → what it means
+    r"\(edgetpu-custom-op\) failed to prepare": (
+        "it was compiled for the Edge TPU: open it with device='npu' where one is plugged in"
+    ),
+    r"\(Flex(\w+)\) failed to prepare": (
+        "it uses TensorFlow's own operator '{}', which this engine lacks: convert the model again with "
+        "supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS], or replace that operator"
+    ),
+    r"unresolved custom op: (\S+?)\.? See": (
+        "it uses the custom operator '{}', which this engine lacks: export the model without it"
+    ),
+    r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'": (
+        "it uses {} in version {}, newer than this engine: update ai-edge-litert"
+    ),
+}
 _MUTING = threading.Lock()  # descriptor 2 is the process's: one at a time
 
 
 @dataclass(frozen=True)
 class LiteRtOptions:
-    """`xnnpack`: False runs the plain kernels, for comparison."""
+    """`xnnpack`: False runs the plain kernels, for comparison. `signature`: which graph of a file that has several."""
 
     xnnpack: bool = True
+    signature: str | None = None
 
 
 class LiteRtRuntime(Runtime):
@@ -63,43 +80,61 @@ class LiteRtRuntime(Runtime):
                 interpreter = module.Interpreter(model_path=str(model.path), num_threads=threads or cores(), **plain)
                 interpreter.allocate_tensors()
         except Exception as error:  # ValueError and RuntimeError, from C++
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise EngineError(f"litert cannot open '{model.path.name}': {reason}") from error
-        return LiteRtSession(interpreter, model, threads or cores())
+            raise EngineError(f"litert cannot open '{model.path.name}': {_reason(error)}") from error
+        return LiteRtSession(interpreter, model, threads or cores(), options.signature)
 
 
 class LiteRtSession(Session):
     """One interpreter, used by one caller at a time."""
 
-    def __init__(self, interpreter: Any, model: Model, threads: int) -> None:
+    def __init__(self, interpreter: Any, model: Model, threads: int, signature: str | None = None) -> None:
         super().__init__()
         self._engine = interpreter
         self._model, self._threads = model, threads
-        self._in, self._out = interpreter.get_input_details(), interpreter.get_output_details()
-        self.inputs = agreed(model.inputs, _specs(self._in, model.inputs), model.path)
-        self.outputs = agreed(model.outputs, _specs(self._out, model.outputs), model.path)
-        self._input_scales = [_border(d, s) for d, s in zip(self._in, self.inputs, strict=True)]
-        self._output_scales = [_border(d, s) for d, s in zip(self._out, self.outputs, strict=True)]
+        graph = litert_tensors.graph(model.path.name, interpreter, signature)
+        self._runner, self._in, self._out = graph.runner, graph.inputs, graph.outputs
+        self._shapes = [tuple(int(n) for n in detail["shape"]) for detail in self._in]
+        self._found = litert_tensors.specs(model.path.name, graph)
+        self.inputs, self.outputs = (
+            agreed(stated, litert_tensors.as_stated(found, stated), model.path)
+            for found, stated in zip(self._found, (model.inputs, model.outputs), strict=True)
+        )
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
-        engine = self._engine
+        given, made = self._found
         try:
-            for detail, array, scale in zip(self._in, arrays, self._input_scales, strict=True):
-                engine.set_tensor(detail["index"], array if scale is None else _quantized(array, *scale))
-            engine.invoke()
-            # always copies: a view that is still alive makes the next invoke fail
-            results = [engine.get_tensor(detail["index"]) for detail in self._out]
-            return [
-                r if s is None else (r.astype(np.float32) - s[1]) * np.float32(s[0])
-                for r, s in zip(results, self._output_scales, strict=True)
-            ]
+            stored = [_stored(a, own, spec) for a, own, spec in zip(arrays, given, self.inputs, strict=True)]
+            results = self._of_signature(stored) if self._runner else self._of_main(stored)
         except Exception as error:
-            raise EngineError(f"litert failed in '{self._model.path.name}': {error}") from error
+            raise EngineError(f"litert failed in '{self._model.path.name}': {_reason(error)}") from error
+        return [_restored(r, own, spec) for r, own, spec in zip(results, made, self.outputs, strict=True)]
+
+    def _of_main(self, arrays: list[Array]) -> list[Array]:
+        engine = self._engine
+        for place, array in enumerate(arrays):
+            if array.shape != self._shapes[place]:
+                self._resize(place, array.shape)
+            engine.set_tensor(self._in[place]["index"], array)
+        engine.invoke()
+        # always copies: a view that is still alive makes the next invoke fail
+        return [np.asarray(engine.get_tensor(detail["index"])) for detail in self._out]
+
+    def _of_signature(self, arrays: list[Array]) -> list[Array]:
+        """Another graph than the main one, which a runner of the engine alone can reach; it sees to sizes itself."""
+        given, made = self._found
+        results = self._runner(**{own.name: array for own, array in zip(given, arrays, strict=True)})
+        return [np.asarray(results[own.name]) for own in made]
+
+    def _resize(self, place: int, shape: tuple[int, ...]) -> None:
+        """Give a free dimension another size; strict, as a fixed one would keep its size in silence."""
+        self._shapes[place] = shape
+        self._engine.resize_tensor_input(self._in[place]["index"], shape, strict=True)
+        self._engine.allocate_tensors()
 
     def placement(self) -> Placement:
         with self._lock:
             self._refuse_closed()
-            operators, precision = _operators(self._engine)
+            operators, precision = _operators(self._engine) if self._runner is None else ({}, "unknown")
         return Placement(
             runtime="litert",
             version=_engine()[1],
@@ -112,7 +147,7 @@ class LiteRtSession(Session):
         )
 
     def _close(self) -> None:
-        self._engine = None
+        self._engine = self._runner = None
 
 
 def _operators(engine: Any) -> tuple[dict[str, int], str]:
@@ -135,14 +170,15 @@ def _operators(engine: Any) -> tuple[dict[str, int], str]:
     counted = Counter(f"{'XNNPACK' if op['index'] in delegated else 'CPU'} {op['op_name']}" for op in plain)
     tensors = {t["index"]: t for t in engine.get_tensor_details()}
     heavy = [op for op in plain if "CONV" in op["op_name"] or op["op_name"] in ("FULLY_CONNECTED", "BATCH_MATMUL")]
-    return dict(counted), _precision([[tensors.get(int(i), {}) for i in op["inputs"][:2]] for op in heavy])
+    return dict(counted), _precision([[tensors.get(int(i), {}) for i in op["inputs"][:2]] for op in heavy or plain])
 
 
 def _precision(products: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """What products are computed in, by their inputs and weights; groups of weights that share a scale have 4 bits."""
-    if any(taken.get("dtype") is np.int8 for taken, *_ in products):
-        return "int8"
-    small = [own for _, own in products if own.get("dtype") is np.int8]
+    taken = {kinds[0].get("dtype") for kinds in products if kinds and kinds[0].get("quantization", (0, 0))[0]}
+    if taken & {np.int8, np.uint8, np.int16}:
+        return "int16x8" if np.int16 in taken else "int8"
+    small = [kinds[1] for kinds in products if len(kinds) > 1 and kinds[1].get("dtype") is np.int8]
     if any(own["quantization_parameters"].get("block_size") for own in small):
         return "int4-weights"
     return "int8-dynamic" if small else "fp32"
@@ -186,27 +222,19 @@ def _package(name: str) -> str:
         return "unknown"
 
 
-def _specs(details: Any, stated: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """The file's tensors; an int8 one that knows its scale counts as the float32 that a manifest states."""
-    found = [_spec(d) for d in details]
-    if len(stated) != len(found):
-        return tuple(found)
-    return tuple(
-        msgspec.structs.replace(f, dtype="float32") if _border(d, s) else f
-        for d, f, s in zip(details, found, stated, strict=True)
-    )
+def _stored(array: Array, own: TensorSpec, spec: TensorSpec) -> Array:
+    """What a session's input is in the file: integers, where the manifest states float32 for them."""
+    return array if own.dtype == spec.dtype or own.quantization is None else own.quantization.stored(array, own.dtype)
 
 
-def _border(detail: Any, spec: TensorSpec) -> tuple[float, int] | None:
-    """Scale and zero point between the session's float32 and the file's int8, None where they are of one dtype."""
-    scale, zero = detail["quantization"]
-    return (scale, zero) if spec.dtype == "float32" and detail["dtype"] is np.int8 and scale > 0 else None
+def _restored(array: Array, own: TensorSpec, spec: TensorSpec) -> Array:
+    return array if own.dtype == spec.dtype or own.quantization is None else own.quantization.restored(array)
 
 
-def _quantized(array: Array, scale: float, zero: int) -> Array:
-    return np.asarray(np.clip(np.rint(array / np.float32(scale)) + zero, -128, 127), dtype=np.int8)
-
-
-def _spec(detail: Any) -> TensorSpec:
-    name = detail["name"].removeprefix("serving_default_").split(":")[0]
-    return TensorSpec(name, dtype_named(np.dtype(detail["dtype"]).name), tuple(int(n) for n in detail["shape"]))
+def _reason(error: Exception) -> str:
+    """The engine's words, or what they mean where an operator is not known."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    for pattern, meaning in UNKNOWN.items():
+        if match := re.search(pattern, said):
+            return meaning.format(*match.groups())
+    return said[:300]

@@ -10,9 +10,10 @@ from typing import Any
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import architecture, int8_overflows, int8_units, processor
+from edgekit.runtimes import onnx_borders
 from edgekit.runtimes.external_data import require_inside
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
-from edgekit.tensors import Array, TensorSpec, dtype_named
+from edgekit.tensors import Array, Quantization, TensorSpec, border_spec
 
 PROVIDERS = {
     "CPUExecutionProvider": "cpu",
@@ -29,6 +30,10 @@ DTYPES = {
     "tensor(double)": "float64",
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(int16)": "int16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
@@ -107,8 +112,9 @@ class OnnxSession(Session):
         super().__init__()
         self._engine = session
         self._model, self._device = model, device
-        self.inputs = agreed(model.inputs, tuple(_spec(i) for i in session.get_inputs()), model.path)
-        self.outputs = agreed(model.outputs, tuple(_spec(o) for o in session.get_outputs()), model.path)
+        inputs, outputs = _specs(session, model.path)
+        self.inputs = agreed(model.inputs, inputs, model.path)
+        self.outputs = agreed(model.outputs, outputs, model.path)
         self._input_names = [i.name for i in session.get_inputs()]
         self._output_names = [o.name for o in session.get_outputs()]
 
@@ -166,9 +172,18 @@ def _engine() -> Any:
     return onnxruntime
 
 
-def _spec(tensor: Any) -> TensorSpec:
+def _specs(session: Any, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs of an opened file, with scale and zero point of those that are quantized."""
+    ends = session.get_inputs(), session.get_outputs()
+    small = [[t.name for t in tensors if DTYPES.get(t.type) in onnx_borders.QUANTIZED] for tensors in ends]
+    known = onnx_borders.quantizations(path, *small) if any(small) else {}
+    inputs, outputs = (tuple(_spec(path.name, t, known.get(t.name)) for t in tensors) for tensors in ends)
+    return inputs, outputs
+
+
+def _spec(file: str, tensor: Any, quantization: Quantization | None) -> TensorSpec:
     shape = tuple(d if isinstance(d, int) else str(d or f"{tensor.name}_dim{i}") for i, d in enumerate(tensor.shape))
-    return TensorSpec(tensor.name, dtype_named(DTYPES.get(tensor.type, tensor.type)), shape)
+    return border_spec(file, tensor.name, DTYPES.get(tensor.type, tensor.type), shape, quantization=quantization)
 
 
 def _require_dot_products(model: Model, device: str) -> None:

@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
+from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
 from edgekit.machine import int8_overflows
+from edgekit.runtimes import openvino_borders
 from edgekit.runtimes.external_data import require_inside
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
-from edgekit.tensors import Array, TensorSpec, dtype_named
+from edgekit.tensors import Array
 
 NOT_COMPUTE = {"Const", "Input", "Output"}
 HEAVY = {"Convolution", "FullyConnected", "MatMul", "Deconvolution"}
@@ -76,25 +77,26 @@ class OpenVinoRuntime(Runtime):
             network = core.read_model(model.path)
             if target.startswith("NPU"):
                 fix_sizes(network, model)
+            specs = openvino_borders.specs(model.path.name, network)
             compiled = core.compile_model(network, target, settings)
-        except DeviceUnavailable:
+        except (DeviceUnavailable, TensorError):
             raise
         except Exception as error:  # RuntimeError and others, from C++
             raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {_reason(error)}") from error
-        return OpenVinoSession(compiled, model, device)
+        return OpenVinoSession(compiled, model, device, specs)
 
 
 class OpenVinoSession(Session):
     """One compiled model and one infer request, used by one caller at a time."""
 
-    def __init__(self, compiled: Any, model: Model, device: str) -> None:
+    def __init__(self, compiled: Any, model: Model, device: str, specs: openvino_borders.Specs) -> None:
         super().__init__()
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._tensor = _engine().Tensor
         self._model, self._device = model, device
-        self.inputs = agreed(model.inputs, tuple(_spec(port) for port in compiled.inputs), model.path)
-        self.outputs = agreed(model.outputs, tuple(_spec(port) for port in compiled.outputs), model.path)
+        self.inputs = agreed(model.inputs, specs[0], model.path)
+        self.outputs = agreed(model.outputs, specs[1], model.path)
         self._indices = range(len(self.outputs))
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
@@ -157,13 +159,6 @@ def _engine() -> Any:
     except ImportError as error:
         raise NotInstalled.named("openvino", "openvino", "openvino") from error
     return openvino
-
-
-def _spec(port: Any) -> TensorSpec:
-    name = port.get_any_name() if port.get_names() else port.get_node().get_friendly_name()
-    sizes = enumerate(port.get_partial_shape())
-    shape = tuple(d.get_length() if d.is_static else f"{name}_dim{i}" for i, d in sizes)
-    return TensorSpec(name, dtype_named(str(port.get_element_type().to_dtype())), shape)
 
 
 def _multiplied(node: Any) -> tuple[str, str]:

@@ -295,6 +295,7 @@ def open_session(
     threads: int | None = None,
     component: str = "model",
     sizes: Mapping[str, int] | None = None,
+    floats: bool = False,
     options: Any = None,
 ) -> Session:
     """Open a component of a bundle, or a model file, on an engine.
@@ -308,15 +309,17 @@ def open_session(
         component: which graph of the bundle.
         sizes: the free dimensions, by name: picks the file of these sizes, or fixes them on a device that needs it.
             Left out, a session over files of fixed sizes takes the file that an input fits, opened when it comes.
+        floats: quantized and half-precision inputs and outputs are float32 to the caller, converted here.
         options: the engine's own options dataclass, such as OpenVinoOptions.
 
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
     """
-    from edgekit import buckets  # which builds on this module
+    from edgekit import buckets, floating  # which build on this module
 
     if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
-        return _open_file(Path(source), runtime, device, precision, threads, options)
+        lone = _open_file(Path(source), runtime, device, precision, threads, options)
+        return floating.as_floats(lone) if floats else lone
     bundle = source if isinstance(source, Bundle) else Bundle.open(source)
     picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads)
     described = bundle.component(component)
@@ -332,7 +335,7 @@ def open_session(
         session = opening(picked.variant)
         session.others = buckets.listed(alike)
     session.why = picked.why
-    return session
+    return floating.as_floats(session) if floats else session
 
 
 def _model(bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int]) -> Model:

@@ -16,12 +16,34 @@ from edgekit.errors import TensorError
 Array = npt.NDArray[Any]
 Dimension = int | str
 Layout = Literal["NCHW", "NHWC"]
+TEXT = ("string", "tensor(string)", "bytes", "object")  # as engines name it
 EXPRESSION = re.compile(r"(?:(?P<times>\d+)\*)?(?P<name>[A-Za-z_]\w*)(?:/(?P<by>[1-9]\d*))?(?P<plus>[+-]\d+)?")
 
 
 Dtype = Literal[
-    "float32", "float16", "float64", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool"
+    "float32", "float16", "float64", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "bool"
 ]  # fmt: skip
+
+
+class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How integers stand for real numbers: real = scale · (stored − zero_point), one scale for the whole tensor."""
+
+    scale: float
+    zero_point: int = 0
+
+    def stored(self, array: Array, dtype: str) -> Array:
+        """Floats as integers of `dtype`: rounded to the nearest, ties to even; what is out of reach is clipped."""
+        limits = np.iinfo(dtype)
+        exact = np.float32 if limits.bits <= 16 else np.float64
+        rounded = np.rint(np.divide(array, self.scale, dtype=exact)) + exact(self.zero_point)
+        return np.asarray(np.clip(rounded, limits.min, limits.max), dtype=dtype)
+
+    def restored(self, array: Array) -> Array:
+        """Stored integers as float32."""
+        return np.asarray((array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale))
+
+    def __str__(self) -> str:
+        return f"scale {self.scale:.6g}, zero point {self.zero_point}"
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -29,7 +51,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     A dimension is an integer, or a name such as "height" where it is free (outputs may carry an
     expression such as "2*height", "height/4" or "height+2"). `layout` says which axis of an image is which; `range` is that of
-    the values which stand for black and white.
+    the values which stand for black and white. `quantization` tells what real numbers the integers of a quantized tensor mean.
     """
 
     name: str
@@ -37,6 +59,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     shape: tuple[Dimension, ...]
     layout: Layout | None = None
     range: tuple[float, float] | None = None
+    quantization: Quantization | None = None
 
     def bound(self, sizes: Mapping[str, int]) -> TensorSpec:
         """The same spec with the free dimensions that `sizes` names fixed."""
@@ -55,12 +78,12 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         Raises:
             TensorError: no array, another dtype or shape, or NaN in it.
         """
+        if isinstance(array, np.generic) and not self.shape:
+            array = np.asarray(array)
         if not isinstance(array, np.ndarray):
             raise TensorError(f"{self.name}: got {type(array).__name__}, expected a NumPy array of {self}")
         if array.dtype != self.dtype:
-            raise TensorError(
-                f"{self.name}: got dtype {array.dtype}, expected {self}; convert it with .astype(np.{self.dtype})"
-            )
+            raise TensorError(f"{self.name}: got dtype {array.dtype}, expected {self}; {self._remedy(array)}")
         if not self._fits(array.shape, sizes):
             known = f" with {sizes}" if sizes else ""
             raise TensorError(f"{self.name}: got shape {array.shape}, expected {self}{known}")
@@ -70,6 +93,11 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             if not math.isfinite(total):
                 self._refuse_nan(array)
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+    def _remedy(self, array: Array) -> str:
+        if self.quantization is not None and array.dtype.kind == "f":
+            return "quantize it by these, or open the session with floats=True, which does"
+        return f"convert it with .astype(np.{self.dtype})"
 
     def _fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
         if len(shape) != len(self.shape) or 0 in shape:
@@ -90,8 +118,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     def __str__(self) -> str:
         shape = " × ".join(str(d) for d in self.shape)
-        layout = f" ({self.layout})" if self.layout else ""
-        return f"{self.dtype} {shape}{layout}"
+        told = ", ".join(str(part) for part in (self.layout, self.quantization) if part)
+        return f"{self.dtype} {shape or 'scalar'}{f' ({told})' if told else ''}"
 
 
 def dtype_named(name: str) -> Dtype:
@@ -103,6 +131,23 @@ def dtype_named(name: str) -> Dtype:
     if name not in get_args(Dtype):
         raise TensorError(f"got the dtype {name}: expected one of {', '.join(get_args(Dtype))}")
     return cast(Dtype, name)
+
+
+def border_spec(
+    file: str, name: str, dtype: str, shape: tuple[Dimension, ...], *, quantization: Quantization | None = None
+) -> TensorSpec:
+    """The spec of an input or output that an engine found in a model file.
+
+    Raises:
+        TensorError: it holds what NumPy arrays of numbers cannot, such as text; names file and tensor.
+    """
+    if dtype in get_args(Dtype):
+        return TensorSpec(name, dtype_named(dtype), shape, quantization=quantization)
+    held, remedy = f"values of the type {dtype}", "export the model with tensors of numbers"
+    if dtype in TEXT:
+        held, remedy = "text", "tokenize before the model, and export it without that part"
+    expected = ", ".join(get_args(Dtype))
+    raise TensorError(f"'{file}': the tensor '{name}' holds {held}, expected numbers ({expected}): {remedy}")
 
 
 def axes(source: Layout, target: Layout) -> tuple[int, ...]:
