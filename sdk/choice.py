@@ -118,6 +118,8 @@ def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> 
     if runtime != "auto":
         known = [p for engine, p in order if engine == runtime]
         order = [(runtime, p) for p in known or OTHER_PRECISIONS]
+    if runtime == "auto":  # other packages' engines come after those measured; a profile puts them where they belong
+        order = [*order, *((engine, p) for engine in registry.plugin_runtimes() for p in OTHER_PRECISIONS)]
     engines = dict.fromkeys(engine for engine, _ in order)
     order = [*order, *((engine, rare) for rare in RARE_PRECISIONS for engine in engines)]
     if precision != "auto":
@@ -226,7 +228,7 @@ def _before(fitting: Sequence[tuple[str, Variant]], pair: tuple[str, str], taken
 
 
 def _has(engine: str, device: str) -> bool:
-    names = [d.name for d in _runtime(engine).devices()]
+    names = [d.name for d in _runtime(engine).listed()]
     return device in names or device in {name.partition(":")[0] for name in names}
 
 
@@ -236,7 +238,7 @@ def _fits(variant: Variant, sizes: Mapping[str, int]) -> bool:
 
 def _refuse(bundle: Bundle, component: str, runtime: str, precision: str, options: list[tuple[str, Variant]]) -> None:
     if options:
-        raise NotInstalled("; ".join(dict.fromkeys(_missing(name) for name, _ in options)))
+        raise NotInstalled("; ".join(dict.fromkeys(_runtime(name).problem() for name, _ in options)))
     have = ", ".join(sorted({f"{v.format} {v.precision}" for v in bundle.component(component).variants}))
     wanted = "int8 or fp32" if precision == "auto" else precision
     carries = any(v.format == "torch" for v in bundle.component(component).variants)
@@ -246,14 +248,6 @@ def _refuse(bundle: Bundle, component: str, runtime: str, precision: str, option
         f"it has {have or 'none'}; {builds} one of these"
         f"{'' if builds != 'pick' else ', or export or quantize to it'}"
     )
-
-
-def _missing(name: str) -> str:
-    try:
-        _runtime(name).version()
-    except NotInstalled as error:
-        return str(error)
-    return ""
 
 
 def _runtime(name: str) -> Any:  # a Runtime; session.py imports this module

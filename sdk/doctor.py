@@ -12,7 +12,6 @@ from typing import Literal
 import msgspec
 
 from edgekit import machine, registry
-from edgekit.errors import EdgekitError
 from edgekit.session import runtime
 
 Level = Literal["ok", "note", "problem"]
@@ -77,10 +76,10 @@ def _remedies(causes: list[str]) -> str:
 def _engines() -> list[Finding]:
     found = []
     for name in registry.device_runtimes():
-        try:
-            found.append(Finding("ok", f"{name} {runtime(name).version()}"))
-        except EdgekitError as error:
-            found.append(Finding("note", str(error)))
+        engine = runtime(name)
+        why = engine.problem()
+        found.append(Finding("note", why) if why else Finding("ok", f"{name} {engine.version()}"))
+    found += [Finding("problem", text) for table in registry.BASES for text in registry.plugins(table).values() if text]
     if not any(f.level == "ok" for f in found):
         found.append(
             Finding("problem", "no inference engine is installed: pip install 'edgekit[onnx]' brings the smallest")

@@ -12,7 +12,10 @@ EdgekitError
 ├── NotInstalled (ImportError)        a package is missing; says which extra brings it
 ├── DeviceUnavailable (RuntimeError)  the device, precision or shape asked for cannot be had
 ├── EngineError (RuntimeError)        an engine refused a file or failed in a run
+│   ├── RuntimeCrashed                its worker process died or hung (isolate=True)
+│   └── WrongAnswer                   it does not give what the bundle's golden values say
 ├── SessionClosed (RuntimeError)
+├── PluginError (RuntimeError)        another package's runtime or task cannot be used
 ├── ExportError (RuntimeError)        a converter failed
 │   └── ParityError                   the converted file computes something else
 └── QuantizationError (RuntimeError)
@@ -78,8 +81,25 @@ class EngineError(EdgekitError, RuntimeError):
     """An inference engine refused a file, or failed in a run."""
 
 
+class RuntimeCrashed(EngineError):
+    """The worker process of an isolated session died, or was ended because it hung; the next call starts another.
+
+    `exit_code`: what it ended with, −11 for the signal 11 (SIGSEGV); None where it is not known.
+    """
+
+    exit_code: int | None = None
+
+
+class WrongAnswer(EngineError):
+    """An engine answers a bundle's golden inputs with something else than the bundle says."""
+
+
 class SessionClosed(EdgekitError, RuntimeError):
-    """The session was closed before this call."""
+    """The session was closed before this call, or opened in another process."""
+
+
+class PluginError(EdgekitError, RuntimeError):
+    """Another package's entry point cannot be imported, or is not what it should be."""
 
 
 class ExportError(EdgekitError, RuntimeError):

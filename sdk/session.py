@@ -256,34 +256,45 @@ class Runtime(ABC):
         """
 
     def installed(self) -> bool:
+        """Whether the engine's package is there and can be imported."""
+        return not self.problem()
+
+    def problem(self) -> str:
+        """Why the engine cannot be used at all; empty where it can."""
         try:
             self.version()
-        except NotInstalled:
-            return False
-        return True
+        except NotInstalled as error:
+            return str(error)
+        except Exception as error:  # a damaged package, or another package's runtime: no reason to go down with it
+            why = f"{self.name} is broken ({type(error).__name__}: {error}): install it anew, or uninstall it"
+            registry.warn_once(why)
+            return why
+        return ""
+
+    def listed(self) -> list[Device]:
+        """`devices()`, or one row that says why there are none."""
+        try:
+            return self.devices()
+        except NotInstalled as error:
+            why = str(error)
+        except Exception as error:
+            why = f"{self.name} cannot list its devices ({type(error).__name__}: {error}): install it anew"
+        return [Device(self.name, "cpu", "", usable=False, why=why)]
 
 
 def runtime(name: str) -> Runtime:
     """The runtime of this name.
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name. PluginError: another package brings it, and it cannot be used.
     """
-    found = registry.find("runtimes", name)()
-    assert isinstance(found, Runtime)
+    found: Runtime = registry.find("runtimes", name)()
     return found
 
 
 def devices() -> list[Device]:
-    """Every engine × device known here; engines that are not installed are listed with the remedy."""
-    rows: list[Device] = []
-    for name in registry.names("runtimes"):
-        engine = runtime(name)
-        try:
-            rows += engine.devices()
-        except NotInstalled as error:
-            rows.append(Device(name, "cpu", "", usable=False, why=str(error)))
-    return rows
+    """Every engine × device known here; engines that are not installed or broken are listed with the remedy."""
+    return [row for name in registry.names("runtimes") for row in runtime(name).listed()]
 
 
 def open_session(
@@ -366,10 +377,8 @@ def _open_file(path: Path, name: str, device: str, precision: str, threads: int 
         return _opened(name, model, device, threads, options)
     missing = []
     for reader in readers:
-        try:
-            runtime(reader).version()
-        except NotInstalled as error:
-            missing.append(str(error))
+        if why := runtime(reader).problem():
+            missing.append(why)
         else:
             return _opened(reader, model, device, threads, options)
     raise NotInstalled(" or ".join(missing))

@@ -199,7 +199,7 @@ class RuntimeContract:
         engine = runtime(case.runtime)
         assert not engine.installed()
         for call in (engine.version, engine.devices, case.open):
-            with pytest.raises(NotInstalled, match=r"pip install 'edgekit\["):
+            with pytest.raises(NotInstalled, match="pip install"):
                 call()
 
     def test_devices_lists_the_cpu(self, case: Case) -> None:

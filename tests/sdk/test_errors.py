@@ -18,6 +18,7 @@ BUILT_INS = {
     "DeviceUnavailable": RuntimeError,
     "EngineError": RuntimeError,
     "SessionClosed": RuntimeError,
+    "PluginError": RuntimeError,
     "ExportError": RuntimeError,
     "QuantizationError": RuntimeError,
 }
@@ -29,6 +30,8 @@ PARENTS = {
     "TensorError": "InputError",
     "ImageError": "InputError",
     "ParityError": "ExportError",
+    "RuntimeCrashed": "EngineError",
+    "WrongAnswer": "EngineError",
 }
 
 
