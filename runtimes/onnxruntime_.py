@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
-from edgekit.machine import architecture, int8_overflows, int8_units, processor
-from edgekit.runtimes import onnx_borders
+from edgekit.machine import architecture, int8_units
+from edgekit.runtimes import onnx_borders, onnx_devices
 from edgekit.runtimes.external_data import require_inside
+from edgekit.runtimes.onnx_devices import first_line
+from edgekit.runtimes.onnx_opening import Opening, precision
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, Quantization, TensorSpec, border_spec
 
-PROVIDERS = {
-    "CPUExecutionProvider": "cpu",
-    "CUDAExecutionProvider": "gpu",
-    "ROCMExecutionProvider": "gpu",
-    "DmlExecutionProvider": "gpu",
-    "WebGpuExecutionProvider": "gpu",
-}
 PACKED = ("int8-dynamic", "int4-weights")
 CPU_FACTS = Path("/proc/cpuinfo")  # where there is none, nothing is known of dot products
 DTYPES = {
@@ -39,15 +33,24 @@ DTYPES = {
     "tensor(bool)": "bool",
 }
 
-EXACT = "session.x64quantprecision"  # no overflow of int8 products on x86-64 without VNNI, at some cost in speed
-NO_FALLBACK = "session.disable_cpu_ep_fallback"
-
 
 @dataclass(frozen=True)
 class OnnxRuntimeOptions:
-    """`allow_spinning`: threads wait busily between runs, a little faster and much hotter."""
+    """How ONNX Runtime runs a file.
+
+    `allow_spinning`: threads wait busily between runs, a little faster and much hotter. `provider`: which of several
+    that serve the device, by the name that `edgekit devices` shows ("webgpu", "tensorrt"). `inference_precision`: what
+    float operators compute in; f32 keeps providers from rounding on their own, as CUDA does to TF32 and OpenVINO to
+    bf16. `provider_options`: the provider's own settings, as its documentation has them. `context`: a folder in which a
+    provider that compiles (qnn, openvino, tensorrt, vitisai) keeps the compiled network, an EPContext of ONNX Runtime:
+    made when it is opened first, or ahead of time on a host, and loaded from then on.
+    """
 
     allow_spinning: bool = False
+    provider: str = ""
+    inference_precision: Literal["f32", "f16"] = "f32"
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    context: str | Path | None = None
 
 
 class OnnxRuntime(Runtime):
@@ -62,45 +65,14 @@ class OnnxRuntime(Runtime):
         return str(_engine().__version__)
 
     def devices(self) -> list[Device]:
-        here = _engine().get_available_providers()
-        rows = [Device(self.name, "cpu", processor(), ("fp32", "int8"))]
-        for provider in here:
-            if PROVIDERS.get(provider) == "gpu":
-                why = "the wheel has this provider; whether the hardware is there shows when it is opened"
-                rows.append(Device(self.name, "gpu", provider, ("fp32", "fp16"), usable=False, why=why))
-        return rows
+        return onnx_devices.rows(_engine())
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
         engine = _engine()
-        provider = self._provider(device)
+        place = onnx_devices.find(engine, device, options.provider)
         require_inside(model.path, model.files)
         _require_dot_products(model, device)
-        strict = provider[0] != "CPUExecutionProvider"
-        exact = not strict and model.precision == "int8" and int8_overflows()
-        # exact int8 products first; it refuses files in which two weights share a zero point, which then run all the same
-        for entries in [{EXACT: "1"}, {}] if exact else [{NO_FALLBACK: "1"}] if strict else [{}]:
-            settings = _settings(engine, threads, options, entries)
-            try:
-                session = engine.InferenceSession(str(model.path), settings, providers=[provider])
-                break
-            except Exception as error:  # the engine raises a dozen unrelated types of its own
-                refused = error
-        else:
-            raise EngineError(
-                f"onnxruntime cannot open '{model.path.name}' on {device}: {_first_line(refused)}"
-            ) from refused
-        return OnnxSession(session, model, device)
-
-    def _provider(self, device: str) -> tuple[str, dict[str, str]]:
-        kind, _, index = device.partition(":")
-        here = _engine().get_available_providers()
-        for provider in here:
-            if PROVIDERS.get(provider) == kind and (kind != "cpu" or index in ("", "0")):
-                return provider, {"device_id": index} if index else {}
-        raise DeviceUnavailable(
-            f"onnxruntime has no {device} here: the installed wheel brings {', '.join(here)}; "
-            "use device='cpu', or install the onnxruntime wheel made for your hardware"
-        )
+        return OnnxSession(Opening(engine, model, place, device, threads, options))
 
 
 class OnnxSession(Session):
@@ -108,10 +80,11 @@ class OnnxSession(Session):
 
     _serial = False
 
-    def __init__(self, session: Any, model: Model, device: str) -> None:
+    def __init__(self, opening: Opening) -> None:
         super().__init__()
-        self._engine = session
-        self._model, self._device = model, device
+        self._opening, self._model = opening, opening.model
+        session = self._engine = opening.open()
+        model = opening.fixed()
         inputs, outputs = _specs(session, model.path)
         self.inputs = agreed(model.inputs, inputs, model.path)
         self.outputs = agreed(model.outputs, outputs, model.path)
@@ -127,41 +100,31 @@ class OnnxSession(Session):
             self._refuse_closed()
             raise
         except Exception as error:
-            raise EngineError(f"onnxruntime failed in '{self._model.path.name}': {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime failed in '{self._model.path.name}': {first_line(error)}") from error
         return results
 
     def placement(self) -> Placement:
+        engine = self._engine
         self._refuse_closed()
-        operators: Counter[str] = Counter()
-        for group in self._engine.get_provider_graph_assignment_info():
-            unit = group.ep_name.removesuffix("ExecutionProvider")
-            operators.update(f"{unit} {node.op_type}" for node in group.get_nodes())
-        half = any(tensor.type == "tensor(float16)" for tensor in self._engine.get_inputs())
-        units = {name.split()[0] for name in operators}
+        opening, place = self._opening, self._opening.place
+        operators, inserted = opening.operators(engine)
+        half = any(tensor.type == "tensor(float16)" for tensor in engine.get_inputs()) or opening.half
+        units = {name.partition(" ")[0] for name in operators}
         return Placement(
             runtime="onnxruntime",
             version=str(_engine().__version__),
-            requested=self._device,
-            device="+".join(sorted(PROVIDERS.get(f"{unit}ExecutionProvider", unit.lower()) for unit in units)),
-            precision=_precision(operators, self._model.precision) or ("fp16" if half else "fp32"),
-            threads=self._engine.get_session_options().intra_op_num_threads or None,
-            operators=dict(operators),
+            requested=opening.device,
+            device="+".join(sorted(place.device_of(unit, engine) for unit in units)),
+            precision=precision(operators, self._model.precision) or ("fp16" if half else "fp32"),
+            threads=engine.get_session_options().intra_op_num_threads or None,
+            operators=operators,
             why=self.why,
+            kind=place.kind,
+            inserted=inserted,
         )
 
     def _close(self) -> None:
         self._engine = None
-
-
-def _settings(engine: Any, threads: int | None, options: OnnxRuntimeOptions, entries: Mapping[str, str]) -> Any:
-    settings = engine.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = threads or 0
-    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.allow_spinning)))
-    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    for name, value in entries.items():
-        settings.add_session_config_entry(name, value)
-    return settings
 
 
 def _engine() -> Any:
@@ -199,20 +162,3 @@ def _require_dot_products(model: Model, device: str) -> None:
             f"onnxruntime has no fast {model.precision} on this processor, which lacks dot products: use "
             "runtime='litert', or precision='int8-weights'"
         )
-
-
-def _precision(operators: Iterable[str], stated: str) -> str:
-    """What products are computed in, by the operators; empty where all is float, as with weights unfolded on opening.
-
-    A product with packed weights tells nothing of their bits: what the manifest states is taken.
-    """
-    kinds = {name.partition(" ")[2] for name in operators}
-    if any("MatMulNBits" in kind for kind in kinds):
-        return "int4-weights" if stated == "int4-weights" else "int8-dynamic"
-    if any("DynamicQuantize" in kind or "MatMulInteger" in kind for kind in kinds):
-        return "int8-dynamic"
-    return "int8" if any("QuantizeLinear" in kind or "QLinear" in kind for kind in kinds) else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
