@@ -9,20 +9,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from edgekit.errors import EngineError
 
+WORKER = (sys.executable, "-m", "edgekit.benchmarks.worker")
+
 
 class Process:
-    """A worker: `python -m edgekit.benchmarks.worker`. One that does not answer within `timeout_s` is killed."""
+    """A worker that answers in JSON lines. One that does not answer within `timeout_s` is killed."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, command: Sequence[str] = WORKER) -> None:
         self._timeout_s = timeout_s
         self._hung = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit.benchmarks.worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
