@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import cores, processor
 from edgekit.runtimes import litert_tensors
+from edgekit.runtimes.option_values import require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, TensorSpec
 
@@ -42,10 +43,18 @@ _MUTING = threading.Lock()  # descriptor 2 is the process's: one at a time
 
 @dataclass(frozen=True)
 class LiteRtOptions:
-    """`xnnpack`: False runs the plain kernels, for comparison. `signature`: which graph of a file that has several."""
+    """`xnnpack`: False runs the plain kernels, for comparison. `signature`: which graph of a file that has several.
+
+    `streams`: how many runs `Session.map` keeps under way, each in an interpreter of its own; the threads are shared
+    out among them, so that one run alone takes longer.
+    """
 
     xnnpack: bool = True
     signature: str | None = None
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        require_streams(self.streams)
 
 
 class LiteRtRuntime(Runtime):
@@ -75,13 +84,18 @@ class LiteRtRuntime(Runtime):
             if options.xnnpack
             else {"experimental_op_resolver_type": module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
         )
+        each = max(1, (threads or cores()) // options.streams)
         try:
             with _muted():
-                interpreter = module.Interpreter(model_path=str(model.path), num_threads=threads or cores(), **plain)
+                interpreter = module.Interpreter(model_path=str(model.path), num_threads=each, **plain)
                 interpreter.allocate_tensors()
         except Exception as error:  # ValueError and RuntimeError, from C++
             raise EngineError(f"litert cannot open '{model.path.name}': {_reason(error)}") from error
-        return LiteRtSession(interpreter, model, threads or cores(), options.signature)
+        session = LiteRtSession(interpreter, model, each, options.signature)
+        if options.streams > 1:
+            session.streams = options.streams
+            session.again = lambda: self.open(model, device, each, replace(options, streams=1))
+        return session
 
 
 class LiteRtSession(Session):

@@ -144,6 +144,9 @@ class Opening:
         settings.log_severity_level = 3 if self.place.provider.name == CPU else QUIET
         settings.intra_op_num_threads = self.threads or 0
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.options.allow_spinning)))
+        if self.options.processors:
+            held = ";".join(str(number + 1) for number in self.options.processors)  # the engine counts from 1
+            settings.add_session_config_entry("session.intra_op_thread_affinities", held)
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         for name, value in entries.items():
             settings.add_session_config_entry(name, value)

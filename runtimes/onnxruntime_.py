@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
-from edgekit.machine import architecture, int8_units
+from edgekit.errors import DeviceUnavailable, EngineError, InputError, NotInstalled
+from edgekit.machine import architecture, cores, int8_units
 from edgekit.runtimes import onnx_borders, onnx_devices
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.onnx_devices import first_line
 from edgekit.runtimes.onnx_opening import Opening, precision
+from edgekit.runtimes.option_values import require_one_of, require_processors, require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, Quantization, TensorSpec, border_spec
 
@@ -43,7 +44,10 @@ class OnnxRuntimeOptions:
     float operators compute in; f32 keeps providers from rounding on their own, as CUDA does to TF32 and OpenVINO to
     bf16. `provider_options`: the provider's own settings, as its documentation has them. `context`: a folder in which a
     provider that compiles (qnn, openvino, tensorrt, vitisai) keeps the compiled network, an EPContext of ONNX Runtime:
-    made when it is opened first, or ahead of time on a host, and loaded from then on.
+    made when it is opened first, or ahead of time on a host, and loaded from then on. `streams`: how many runs
+    `Session.map` keeps under way; the threads are shared out among them, so that one run alone takes longer.
+    `processors`: the logical processors, from 0, that the engine's own threads are held to, one each; the caller's
+    thread is one more.
     """
 
     allow_spinning: bool = False
@@ -51,6 +55,13 @@ class OnnxRuntimeOptions:
     inference_precision: Literal["f32", "f16"] = "f32"
     provider_options: Mapping[str, str] = field(default_factory=dict)
     context: str | Path | None = None
+    streams: int = 1
+    processors: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_one_of("inference_precision", self.inference_precision, ("f32", "f16"))
+        require_streams(self.streams)
+        require_processors(self.processors)
 
 
 class OnnxRuntime(Runtime):
@@ -72,7 +83,7 @@ class OnnxRuntime(Runtime):
         place = onnx_devices.find(engine, device, options.provider)
         require_inside(model.path, model.files)
         _require_dot_products(model, device)
-        return OnnxSession(Opening(engine, model, place, device, threads, options))
+        return OnnxSession(Opening(engine, model, place, device, _threads(threads, options), options))
 
 
 class OnnxSession(Session):
@@ -83,6 +94,7 @@ class OnnxSession(Session):
     def __init__(self, opening: Opening) -> None:
         super().__init__()
         self._opening, self._model = opening, opening.model
+        self.streams = opening.options.streams
         session = self._engine = opening.open()
         model = opening.fixed()
         inputs, outputs = _specs(session, model.path)
@@ -125,6 +137,22 @@ class OnnxSession(Session):
 
     def _close(self) -> None:
         self._engine = None
+
+
+def _threads(asked: int | None, options: OnnxRuntimeOptions) -> int | None:
+    """Threads of one run, the caller's own counted; None leaves it to the engine.
+
+    Raises:
+        InputError: processors for another number of threads.
+    """
+    if options.streams > 1:
+        asked = max(1, (asked or cores()) // options.streams)
+    if options.processors and asked not in (None, len(options.processors) + 1):
+        raise InputError(
+            f"got processors={options.processors} with {asked} threads a run: expected {(asked or 1) - 1} processors, one "
+            "for each thread beside the caller's own"
+        )
+    return asked or (len(options.processors) + 1 if options.processors else None)
 
 
 def _engine() -> Any:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
+from edgekit.flight import Flight
 from edgekit.machine import int8_overflows
 from edgekit.runtimes import openvino_borders
 from edgekit.runtimes.external_data import require_inside
+from edgekit.runtimes.openvino_flight import RequestFlight
+from edgekit.runtimes.option_values import require_one_of, require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array
 
@@ -17,6 +21,7 @@ NOT_COMPUTE = {"Const", "Input", "Output"}
 HEAVY = {"Convolution", "FullyConnected", "MatMul", "Deconvolution"}
 GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 BYTES, NIBBLES = {"i8", "u8"}, {"i4", "u4"}
+CORES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficiency": "ECORE_ONLY"}
 ROUNDED_INPUTS = {"int8-weights": 0, "int8-dynamic": 64, "int4-weights": 32}  # how many share a scale; 0: none
 
 
@@ -24,10 +29,24 @@ ROUNDED_INPUTS = {"int8-weights": 0, "int8-dynamic": 64, "int4-weights": 32}  # 
 class OpenVinoOptions:
     """`inference_precision`: what float operators compute in. OpenVINO's own default is bf16 or fp16 where
     the processor has it; here it is f32, so that fp32 means fp32, until the caller says otherwise.
+
+    `performance_hint`: "THROUGHPUT" shares the threads out among several runs, which `Session.map` keeps under way;
+    one run alone then takes longer. `streams` says among how many, None leaves it to the hint.
+    `pin`: hold threads to cores, None leaves it to OpenVINO. `cores`: which kind, on a processor that has two.
     """
 
     inference_precision: Literal["f32", "f16", "bf16"] = "f32"
     performance_hint: Literal["LATENCY", "THROUGHPUT"] = "LATENCY"
+    streams: int | None = None
+    pin: bool | None = None
+    cores: Literal["any", "performance", "efficiency"] = "any"
+
+    def __post_init__(self) -> None:
+        require_one_of("inference_precision", self.inference_precision, ("f32", "f16", "bf16"))
+        require_one_of("performance_hint", self.performance_hint, ("LATENCY", "THROUGHPUT"))
+        require_one_of("cores", self.cores, tuple(CORES))
+        if self.streams is not None:
+            require_streams(self.streams)
 
 
 class OpenVinoRuntime(Runtime):
@@ -66,9 +85,8 @@ class OpenVinoRuntime(Runtime):
         settings = {
             "INFERENCE_PRECISION_HINT": options.inference_precision,
             "PERFORMANCE_HINT": options.performance_hint,
+            **_scheduling(threads, options, on_cpu=target == "CPU"),
         }
-        if threads and target == "CPU":
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
         if model.precision in ROUNDED_INPUTS and target == "CPU":  # it would round those of all small weights
             settings[GROUP_SIZE] = str(ROUNDED_INPUTS[model.precision])
         if model.precision == "int8" and target == "CPU" and int8_overflows():
@@ -98,17 +116,41 @@ class OpenVinoSession(Session):
         self.inputs = agreed(model.inputs, specs[0], model.path)
         self.outputs = agreed(model.outputs, specs[1], model.path)
         self._indices = range(len(self.outputs))
+        self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
         request = self._request
         try:
-            for index, array in enumerate(arrays):
-                request.set_input_tensor(index, self._tensor(array, shared_memory=array.flags.writeable))
+            self._hand(request, arrays)
             request.infer()
             results = [request.get_output_tensor(index).data for index in self._indices]
         except Exception as error:
             raise EngineError(f"openvino failed in '{self._model.path.name}': {_reason(error)}") from error
         return [result.copy() for result in results] if copy else results
+
+    def _hand(self, request: Any, arrays: list[Array]) -> None:
+        """Hand over the arrays themselves; OpenVINO takes those that cannot be written to as copies alone."""
+        for index, array in enumerate(arrays):
+            request.set_input_tensor(index, self._tensor(array, shared_memory=array.flags.writeable))
+
+    def _flight(self, room: int) -> Flight:
+        try:
+            requests = [self._compiled.create_infer_request() for _ in range(room)]
+        except Exception as error:
+            raise EngineError(f"openvino cannot run '{self._model.path.name}': {_reason(error)}") from error
+        return RequestFlight(requests, self._feed, self._take)
+
+    def _feed(self, request: Any, inputs: Mapping[str, Array]) -> list[Array]:
+        arrays = self._checked(inputs)
+        self._hand(request, arrays)
+        return arrays
+
+    def _take(self, request: Any) -> dict[str, Array]:
+        try:
+            request.wait()
+            return {spec.name: request.get_output_tensor(i).data.copy() for i, spec in enumerate(self.outputs)}
+        except Exception as error:
+            raise EngineError(f"openvino failed in '{self._model.path.name}': {_reason(error)}") from error
 
     def placement(self) -> Placement:
         with self._lock:
@@ -136,6 +178,20 @@ class OpenVinoSession(Session):
 
     def _close(self) -> None:
         self._request = self._compiled = None
+
+
+def _scheduling(threads: int | None, options: OpenVinoOptions, on_cpu: bool) -> dict[str, str]:
+    """What OpenVINO is told of threads, cores and streams."""
+    told: dict[str, str] = {}
+    if options.streams is not None:
+        told["NUM_STREAMS"] = str(options.streams)
+    if on_cpu and threads:
+        told["INFERENCE_NUM_THREADS"] = str(threads)
+    if on_cpu and options.pin is not None:
+        told["ENABLE_CPU_PINNING"] = "YES" if options.pin else "NO"
+    if on_cpu and options.cores != "any":
+        told["SCHEDULING_CORE_TYPE"] = CORES[options.cores]
+    return told
 
 
 def fix_sizes(network: Any, model: Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,6 +50,11 @@ class BucketSession(Session):
         """As Session.borrow, in the file of the inputs' sizes."""
         with self._of(inputs).borrow(inputs, check=check) as outputs:
             yield outputs
+
+    def map(self, stream: Iterable[Mapping[str, Array]], *, ahead: int | None = None) -> Iterator[dict[str, Array]]:
+        """As Session.map; where the size changes, the runs under way are finished first."""
+        for session, items in itertools.groupby(stream, self._of):
+            yield from session.map(items, ahead=ahead)
 
     def placement(self) -> Placement:
         """Of the file that ran last."""

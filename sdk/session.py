@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
+from weakref import WeakSet
 
-from edgekit import choice, registry
+import numpy as np
+
+from edgekit import choice, flight, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import (
     BundleNotFound,
@@ -114,6 +117,8 @@ class Session(Closing):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    streams: int = 1  # runs that the engine does at a time for `map`
+    again: Callable[[], Session] | None = None  # opens the file once more, where each stream needs one of its own
     _serial: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -121,6 +126,8 @@ class Session(Closing):
         self._state = threading.Lock()  # held for moments: flags and the pool
         self._closing = self._closed = False
         self._pool: ThreadPoolExecutor | None = None
+        self._flights: WeakSet[flight.Flight] = WeakSet()
+        self._copies: list[Session] = []
         self.why = "asked for"
         self.others = ""  # the sizes that a bundle has files of, where this is one of them
 
@@ -159,17 +166,52 @@ class Session(Closing):
     def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
         """Run in the background; returns a concurrent.futures.Future of what `run` returns."""
         with self._state:
-            if self._closing:
-                raise SessionClosed(CLOSED)
+            self._refuse_closing()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="edgekit-session")
             return self._pool.submit(self.run, inputs)
+
+    def map(self, stream: Iterable[Mapping[str, Array]], *, ahead: int | None = None) -> Iterator[dict[str, Array]]:
+        """What `run` returns for each item of a stream, in order, while the next ones are under way already.
+
+        Items are taken when a result is asked for. What is wrong with one, or with the stream, is raised in its turn,
+        after the results of those before it. Left midway, or closed, it leaves nothing running.
+
+        Args:
+            stream: the inputs of run after run. An array must not change until its result is there.
+            ahead: items taken beyond the one whose result is handed out; None: as many as keep the engine busy, 0: one
+                run after another. So many inputs and results are in memory at most.
+
+        Raises:
+            InputError: a negative `ahead`. As `run`.
+        """
+        if ahead is not None and ahead < 0:
+            raise InputError(f"got ahead={ahead}: expected 0 or more, or None")
+        self._refuse_closing()
+        return flight.in_order(lambda: self._begun(1 + (self.streams if ahead is None else ahead)), iter(stream))
+
+    def warm_up(self, inputs: Mapping[str, Array] | None = None, *, runs: int = 3) -> None:
+        """Run a few times, so that the engine allocates and packs before it counts.
+
+        Args:
+            inputs: of the sizes that will come; left out, seeded numbers, where no dimension is free.
+
+        Raises:
+            InputError: no inputs, and free dimensions. As `run`.
+        """
+        feeds = _numbers(self.inputs) if inputs is None else inputs
+        for _ in range(runs):
+            self.run(feeds)
 
     def close(self) -> None:
         """Free the engine's memory; a second call does nothing. Runs already submitted are finished first."""
         with self._state:
             self._closing = True
             pool, self._pool = self._pool, None
+        for under_way in list(self._flights):
+            under_way.close()
+        for copy in self._copies:
+            copy.close()
         if pool is not None:
             pool.shutdown(wait=True)
         with self._lock:
@@ -188,6 +230,24 @@ class Session(Closing):
     def _close(self) -> None:
         """Drop what holds the engine's memory."""
 
+    def _flight(self, room: int) -> flight.Flight:
+        """So many runs under way; an engine with requests of its own has its own Flight."""
+        while self.again is not None and self._serial and len(self._copies) < self.streams - 1:
+            self._copies.append(self.again())
+        sessions = [self, *self._copies] if self._serial else [self] * self.streams
+        return flight.PooledFlight([session.run for session in sessions], room, CLOSED)
+
+    def _begun(self, room: int) -> flight.Flight:
+        with self._state:
+            self._refuse_closing()
+            begun = self._flight(room)
+            self._flights.add(begun)
+        return begun
+
+    def _refuse_closing(self) -> None:
+        if self._closing:
+            raise SessionClosed(CLOSED)
+
     def _checked(self, inputs: Mapping[str, Array]) -> list[Array]:
         if len(inputs) != len(self.inputs) or any(spec.name not in inputs for spec in self.inputs):
             expected = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
@@ -204,6 +264,20 @@ class Session(Closing):
     def _refuse_closed(self) -> None:
         if self._closed:
             raise SessionClosed(CLOSED)
+
+
+def _numbers(specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """Seeded inputs that fit.
+
+    Raises:
+        InputError: a dimension is free.
+    """
+    free = [f"{spec.name}: {spec}" for spec in specs if not all(isinstance(d, int) for d in spec.shape)]
+    if free:
+        raise InputError(f"got no inputs to warm up with, and free dimensions ({', '.join(free)}): pass inputs=")
+    random = np.random.default_rng(0)
+    shapes = {spec.name: tuple(int(d) for d in spec.shape) for spec in specs}
+    return {spec.name: np.asarray(random.random(shapes[spec.name])).astype(spec.dtype) for spec in specs}
 
 
 def agreed(stated: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:

@@ -156,6 +156,102 @@ class RuntimeContract:
             thread.join(5)
             assert not thread.is_alive()
 
+    def test_maps_a_stream_in_order(self, case: Case, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        output, scales = session.outputs[0].name, [np.float32(1 / (n + 1)) for n in range(12)]
+        alone = [session.run({k: v * s for k, v in feeds.items()})[output] for s in scales]
+        stream = ({k: v * s for k, v in feeds.items()} for s in scales)
+        results = [result[output] for result in session.map(stream)]  # kept to the end: they are the caller's own
+        assert len(results) == len(alone)
+        for result, expected in zip(results, alone, strict=True):
+            np.testing.assert_allclose(result, expected, atol=case.tolerance)
+        results[0][...] = 7.0  # writable
+        assert list(session.map([])) == []
+
+    def test_maps_on_several_streams(self, case: Case, feeds: dict[str, np.ndarray]) -> None:
+        options = runtime(case.runtime).options
+        if "streams" not in options.__dataclass_fields__:
+            pytest.skip("this engine has one stream")
+        with case.open(options=options(streams=2), threads=2) as session:
+            assert session.streams == 2
+            output = session.outputs[0].name
+            expected = session.run(feeds)[output]
+            for result in session.map([feeds] * 9):
+                np.testing.assert_allclose(result[output], expected, atol=case.tolerance)
+        for wrong in (0, -1, 1.5, "two", True):
+            with pytest.raises(InputError, match="streams"):
+                options(streams=wrong)
+
+    def test_map_takes_no_more_than_it_was_told(self, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        taken: list[int] = []
+        stream = (taken.append(n) or feeds for n in range(100))
+        results = session.map(stream, ahead=3)
+        assert not taken
+        next(results)
+        assert len(taken) == 4
+        next(results)
+        assert len(taken) == 5
+        results.close()
+        assert len(taken) == 5
+        with pytest.raises(InputError, match="ahead"):
+            session.map([], ahead=-1)
+
+    def test_map_raises_in_the_turn_of_the_input(self, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        output, expected = session.outputs[0].name, session.run(feeds)
+        name, array = next(iter(feeds.items()))
+        done = 0
+        with pytest.raises(TensorError, match="shape"):
+            for result in session.map([feeds, feeds, {name: array[0]}, feeds], ahead=3):
+                np.testing.assert_array_equal(result[output], expected[output])
+                done += 1
+        assert done == 2
+
+        def broken() -> Any:
+            yield feeds
+            raise OSError("the camera fell off")
+
+        results = session.map(broken(), ahead=3)
+        np.testing.assert_array_equal(next(results)[output], expected[output])
+        with pytest.raises(OSError, match="fell off"):
+            next(results)
+        np.testing.assert_array_equal(session.run(feeds)[output], expected[output])
+
+    def test_leaving_a_map_leaves_nothing_running(self, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        before = threading.active_count()
+        for _ in session.map([feeds] * 50, ahead=8):
+            break
+        results = session.map([feeds] * 50)
+        next(results)
+        del results
+        assert threading.active_count() == before and not list(session._flights)
+
+    def test_closing_ends_a_map(self, case: Case, feeds: dict[str, np.ndarray]) -> None:
+        session = case.open()
+        results = session.map([feeds] * 50)
+        next(results)
+        session.close()
+        with pytest.raises(SessionClosed, match="open_session"):
+            for _ in results:
+                pass
+        with pytest.raises(SessionClosed):
+            session.map([feeds])
+
+    def test_runs_beside_a_map(self, case: Case, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        output = session.outputs[0].name
+        expected = session.run(feeds)[output]
+        with ThreadPoolExecutor(2) as pool:
+            maps = [pool.submit(lambda: [r[output] for r in session.map([feeds] * 8)]) for _ in range(2)]
+            mine = [session.run(feeds)[output] for _ in range(8)]
+            for result in (*mine, *maps[0].result(60), *maps[1].result(60)):
+                np.testing.assert_allclose(result, expected, atol=case.tolerance)
+
+    def test_warms_up(self, session: Session, feeds: dict[str, np.ndarray]) -> None:
+        session.warm_up(feeds, runs=2)
+        if all(isinstance(d, int) for d in session.inputs[0].shape):
+            session.warm_up(runs=1)
+        else:
+            with pytest.raises(InputError, match="free"):
+                session.warm_up()
+
     def test_closes_once_and_says_so(self, case: Case, feeds: dict[str, np.ndarray]) -> None:
         session = case.open()
         pending = session.submit(feeds)

@@ -127,3 +127,12 @@ def test_a_shipped_bundle_takes_its_sizes() -> None:
             x = np.zeros((1, sizes["height"], sizes["width"], 3), np.float32)
             (result,) = session.run({session.inputs[0].name: x}).values()
             assert result.shape == (1, 2 * sizes["height"], 2 * sizes["width"], 3)
+
+
+def test_a_map_changes_files_with_the_sizes(session: Session) -> None:
+    heights = [4, 4, 8, 8, 4]
+    results = session.map({"image": image(height)} for height in heights)
+    assert [result["upscaled"].shape[1] for result in results] == [2 * height for height in heights]
+    with pytest.raises(TensorError, match=ROWS):
+        for _ in session.map([{"image": image(4)}, {"image": image(5)}]):
+            pass
