@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edgekit.benchmarks.measurement import MeasureOptions, measure
+from edgekit.benchmarks.measurement import measure
+from edgekit.benchmarks.options import MeasureOptions, Thorough
 from edgekit.benchmarks.records import Case, Report, Row
 from edgekit.benchmarks.tuning import tune
 
-__all__ = ["Case", "MeasureOptions", "Report", "Row", "measure", "tune"]
+__all__ = ["Case", "MeasureOptions", "Report", "Row", "Thorough", "measure", "tune"]

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edgekit import choice
-from edgekit.benchmarks.measurement import MeasureOptions, measure
+from edgekit.benchmarks.measurement import measure
+from edgekit.benchmarks.options import MeasureOptions
 from edgekit.benchmarks.statistics import noise_of
 from edgekit.bundle import Bundle, shipped
 

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
+from typing import get_args
+
+import msgspec
 
 from edgekit import registry
-from edgekit.benchmarks.records import Case
+from edgekit.benchmarks.records import Case, Row
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
-from edgekit.manifest import Variant
+from edgekit.errors import InputError
+from edgekit.manifest import Precision, Variant
 from edgekit.session import runtime as find_runtime
 from edgekit.verify import golden_sizes
 
+DEVICES = ("cpu", "gpu", "npu")  # with an index where there are several, "gpu:1"
 USUAL_SIDE = 64  # of a free dimension that neither a file nor golden values give a size
 
 
 def cases_of(
-    bundle: Bundle, runtimes: Sequence[str] = (), precisions: Sequence[str] = (), threads: int | None = None
+    bundle: Bundle,
+    runtimes: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    devices: Sequence[str] = ("cpu",),
+    threads: Sequence[int | None] = (None,),
 ) -> list[Case]:
-    """The engine × precision pairs that are installed, in the bundle, and asked for."""
-    found = []
-    for name in runtimes or registry.device_runtimes():
-        engine = find_runtime(name)
-        if not engine.installed():
-            continue
-        variants = bundle.component(bundle.main).variants
-        have = [p for p in dict.fromkeys(v.precision for v in variants) if readable(name, p, variants)]
-        found += [Case(str(bundle.folder), name, "cpu", p, threads) for p in have if not precisions or p in precisions]
-    return found
+    """The engine × device × precision × threads that are in the bundle and asked for.
+
+    Of engines, those that are installed; one that is named is a case all the same, and a row that says what is missing.
+    """
+    require_known(runtimes, precisions, devices)
+    variants = bundle.component(bundle.main).variants
+    have = dict.fromkeys(v.precision for v in variants)
+    return [
+        Case(str(bundle.folder), name, device, precision, count)
+        for name in runtimes or registry.device_runtimes()
+        if runtimes or find_runtime(name).installed()
+        for device in devices
+        for precision in have
+        if readable(name, precision, variants) and (not precisions or precision in precisions)
+        for count in threads
+    ]
 
 
 def component_cases(
@@ -47,6 +63,36 @@ def component_cases(
         if not precisions or precision in precisions
         for variant in readable(name, precision, variants)
     ]
+
+
+def row_of(bundle: Bundle, case: Case) -> Row:
+    """A case's row before it is measured, with the size of its files and their quality."""
+    named = case.component or bundle.main
+    found = readable(case.runtime, case.precision, bundle.component(named).variants)
+    variant = next((v for v in found if v.sizes == case.sizes), found[0])
+    quality = msgspec.to_builtins(variant.quality) if variant.quality else None
+    if case.component is not None:
+        return Row(case, bytes=variant.bytes, quality=quality)
+    parts = [readable(case.runtime, case.precision, c.variants) for c in bundle.manifest.components.values()]
+    return Row(case, bytes=sum(files[0].bytes for files in parts if files), quality=quality)
+
+
+def require_known(runtimes: Sequence[str], precisions: Sequence[str], devices: Sequence[str] = ()) -> None:
+    """Refuse names that stand for nothing, before any work.
+
+    Raises:
+        InputError: says what is near, and what there is.
+    """
+    for name in runtimes:
+        registry.find("runtimes", name)
+    known = {"precision": (precisions, get_args(Precision)), "device": (devices, DEVICES)}
+    for what, (given, names) in known.items():
+        for name in given:
+            plain = name.partition(":")[0] if what == "device" else name
+            if plain not in names:
+                near = difflib.get_close_matches(plain, names, 1, 0.5)
+                meant = f" (did you mean '{near[0]}'?)" if near else ""
+                raise InputError(f"no {what} '{name}'{meant}: expected one of {', '.join(names)}")
 
 
 def usual_sizes(bundle: Bundle, component: str) -> dict[str, int]:

@@ -31,6 +31,7 @@ class Process:
             stderr=self._errors,
             text=True,
             env={**os.environ, "PYTHONSAFEPATH": "1"},
+            start_new_session=True,  # Ctrl-C is for the one who measures: what was measured is to be kept
         )
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:

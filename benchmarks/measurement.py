@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from edgekit import images, machine, registry
 from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
-from edgekit.benchmarks.race import Race
-from edgekit.benchmarks.records import Case, Report, Row
+from edgekit.benchmarks.options import MeasureOptions
+from edgekit.benchmarks.records import Case, Report
+from edgekit.benchmarks.rounds import Rounds
 from edgekit.bundle import Bundle
-from edgekit.choice import readable
 from edgekit.errors import DeviceUnavailable
-
-ANSWER_TIMEOUT_S = 900.0  # an engine that hangs is killed, and becomes a row
-
-
-def _never(rows: Sequence[Row]) -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class MeasureOptions:
-    """`size`: (height, width) of the image, None for its own; `image`: a photo's path, None for the one that ships.
-
-    `components` are measured one by one, file by file, in the place of the whole task: on golden values, brought to
-    `sizes` where a file leaves its dimensions free (`usual_sizes` where left out). Every case gets `rounds` ×
-    `seconds`; `enough` is asked after each round whether the rows of those interleaved say enough already. A process
-    that does not answer within `timeout_s` is ended. `progress` is told (done, of all, what is next).
-    """
-
-    size: tuple[int, int] | None = (360, 640)
-    image: str | Path | None = None
-    components: Sequence[str] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    rounds: int = 5
-    seconds: float = 1.0
-    threads: int | None = None
-    enough: Callable[[Sequence[Row]], bool] = _never
-    timeout_s: float = ANSWER_TIMEOUT_S
-    progress: Callable[[int, int, str], None] = field(default=lambda done, total, what: None)
 
 
 def measure(
@@ -52,28 +26,55 @@ def measure(
     runtimes: Sequence[str] = (),
     precisions: Sequence[str] = (),
     *,
-    options: MeasureOptions = MeasureOptions(),
+    options: MeasureOptions = MeasureOptions(),  # noqa: B008  (frozen)
 ) -> Report:
     """Measure every engine × precision of a bundle that this machine can open.
 
     Args:
         runtimes, precisions: only these; all that are installed and in the bundle where left out.
 
+    Returns:
+        The raw samples; an engine that failed, crashed or hung is a row with the reason.
+
     Raises:
-        BundleError. DeviceUnavailable: nothing of what was asked for is installed and in the bundle.
+        BundleError. InputError: an unknown name. DeviceUnavailable: nothing of what was asked for is in the bundle.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     opened.check_files()
-    groups = _groups(opened, runtimes, precisions, options)
-    if not groups:
-        raise DeviceUnavailable(
-            f"nothing of {opened.name} can be measured: no installed engine of {list(runtimes) or 'any'} has a file of "
-            f"{list(precisions) or 'any precision'}; see `edgekit devices`"
-        )
+    groups = groups_of(opened, runtimes, precisions, options)
     with tempfile.TemporaryDirectory() as folder:
         image, what = prepared(opened, options, Path(folder))
-        rows = _measured(opened, groups, image, options)
-    return Report(opened.name, opened.hash, machine.facts(), what, rows)
+        rounds = Rounds(opened, image, options)
+        stopped = rounds.run(groups)
+    return Report(
+        opened.name,
+        opened.hash,
+        machine.facts(),
+        what,
+        rounds.rows,
+        time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        _asked(options),
+        rounds.watch.states,
+        stopped,
+    )
+
+
+def groups_of(
+    bundle: Bundle, runtimes: Sequence[str], precisions: Sequence[str], options: MeasureOptions
+) -> list[list[Case]]:
+    """The cases that `measure` takes, those together that are interleaved.
+
+    Raises:
+        InputError: an unknown name. DeviceUnavailable: there are none.
+    """
+    groups = _groups(bundle, runtimes, precisions, options)
+    if not groups:
+        have = dict.fromkeys(v.precision for v in bundle.component(bundle.main).variants)
+        raise DeviceUnavailable(
+            f"nothing of {bundle.name} can be measured: no installed engine of {list(runtimes) or 'any'} has a file of "
+            f"{list(precisions) or 'any precision'}; it has {', '.join(have)}; see `edgekit devices`"
+        )
+    return groups
 
 
 def _groups(
@@ -81,14 +82,15 @@ def _groups(
 ) -> list[list[Case]]:
     """The cases, those together that are interleaved: all of the task, or all of one component at the same sizes."""
     if not options.components:
-        whole = cases_of(bundle, runtimes, precisions, options.threads)
+        whole = cases_of(bundle, runtimes, precisions, options.devices, options.threads)
         return [whole] if whole else []
     groups: dict[str, list[Case]] = {}
     for name in options.components:
         usual = dict(options.sizes) or usual_sizes(bundle, name)
         for case in component_cases(bundle, name, runtimes, precisions):
-            sized = msgspec.structs.replace(case, sizes=case.sizes or usual, threads=options.threads)
-            groups.setdefault(f"{name} {sorted(sized.sizes.items())}", []).append(sized)
+            for count in options.threads:
+                sized = msgspec.structs.replace(case, sizes=case.sizes or usual, threads=count)
+                groups.setdefault(f"{name} {sorted(sized.sizes.items())}", []).append(sized)
     return list(groups.values())
 
 
@@ -117,48 +119,7 @@ def prepared(bundle: Bundle, options: MeasureOptions, folder: Path) -> tuple[str
     return str(path), f"a photo of {photo.shape[1]}×{photo.shape[0]}"
 
 
-def _measured(bundle: Bundle, groups: list[list[Case]], image: str | None, options: MeasureOptions) -> list[Row]:
-    """The rows of all groups, one group after the other."""
-    total = sum(len(cases) for cases in groups) * (options.rounds + 1)
-    done = 0
-    rows: list[Row] = []
-    for cases in groups:
-        rows += _interleaved(bundle, cases, image, _after(options, done, total))
-        done += len(cases) * (options.rounds + 1)
-    options.progress(total, total, "done")
-    return rows
-
-
-def _after(options: MeasureOptions, done: int, total: int) -> MeasureOptions:
-    """The same options, whose progress goes on after what is done."""
-    return replace(options, progress=lambda more, _, what: options.progress(done + more, total, what))
-
-
-def _interleaved(bundle: Bundle, cases: list[Case], image: str | None, options: MeasureOptions) -> list[Row]:
-    """Open every case in a process of its own, then run round after round of all of them."""
-    rows = [row_of(bundle, case) for case in cases]
-    with Race(image, options.timeout_s) as race:
-        for index, row in enumerate(rows):
-            options.progress(index, 0, f"load {row.case.runtime} {row.case.precision}")
-            race.open(row)
-        for round_ in range(options.rounds):
-
-            def told(index: int, row: Row, done: int = len(cases) * (round_ + 1), number: int = round_ + 1) -> None:
-                options.progress(done + index, 0, f"round {number} {row.case.runtime} {row.case.precision}")
-
-            race.round({"do": "round", "seconds": options.seconds}, told)
-            if options.enough(rows):
-                break
-    return rows
-
-
-def row_of(bundle: Bundle, case: Case) -> Row:
-    """A case's row before it is measured, with the size of its files and their quality."""
-    named = case.component or bundle.main
-    found = readable(case.runtime, case.precision, bundle.component(named).variants)
-    variant = next((v for v in found if v.sizes == case.sizes), found[0])
-    quality = msgspec.to_builtins(variant.quality) if variant.quality else None
-    if case.component is not None:
-        return Row(case, bytes=variant.bytes, quality=quality)
-    parts = [readable(case.runtime, case.precision, c.variants) for c in bundle.manifest.components.values()]
-    return Row(case, bytes=sum(files[0].bytes for files in parts if files), quality=quality)
+def _asked(options: MeasureOptions) -> dict[str, Any]:
+    """The options that shape the figures, as the report keeps them."""
+    plain = {"rounds": options.rounds, "seconds": options.seconds}
+    return plain | (dataclasses.asdict(options.thorough) if options.thorough else {})

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from edgekit.benchmarks.isolated import Process
-from edgekit.benchmarks.records import Row
+from edgekit.benchmarks.records import Detail, Row
 from edgekit.errors import EngineError
 
 
@@ -84,4 +84,7 @@ def _add(row: Row, answer: dict[str, Any]) -> None:
     row.task_ms += task_ms
     row.round_ms += [float(np.median(model_ms))] if model_ms else []
     row.task_round_ms += [float(np.median(task_ms))] if task_ms else []
+    row.model_counts += [len(model_ms)] if model_ms else []
+    row.task_counts += [len(task_ms)] if task_ms else []
     row.peak_mb = answer.get("peak_mb", row.peak_mb)
+    row.details += [msgspec.convert(answer["detail"], Detail)] if "detail" in answer else []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit import choice, profile
-from edgekit.benchmarks.measurement import MeasureOptions, measure
+from edgekit.benchmarks.measurement import measure
+from edgekit.benchmarks.options import MeasureOptions
 from edgekit.benchmarks.records import Report
 from edgekit.bundle import Bundle
 from edgekit.choice import Choice

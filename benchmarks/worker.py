@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TextIO
+
+from edgekit.benchmarks.energy import Meter
+from edgekit.benchmarks.sampling import Elsewhere, cpu_ms, overheard, paced, peak_mb, per_second, rss_mb, staged, timed
 
 
 def main() -> None:
@@ -24,7 +27,7 @@ def main() -> None:
                 worker = Worker(command["case"], command["image"])
                 _answer(answers, worker.opened)
             elif command["do"] == "round" and worker is not None:
-                _answer(answers, worker.round(command["seconds"], command.get("alone", True)))
+                _answer(answers, worker.round(command["seconds"], command.get("alone", True), command.get("detail")))
         except Exception as error:  # every failure of an engine is a row of the report
             _answer(answers, {"error": f"{type(error).__name__}: {error}"})
 
@@ -38,43 +41,40 @@ class Worker:
 
         bundle = Bundle.open(case["bundle"])
         request = {"device": case["device"], "precision": case["precision"], "threads": case["threads"]}
+        self.whole: Any = None
         self.task: Callable[[], Any] | None = None
-        runs: dict[str, int] = {}
         if bundle.manifest.task is not None and case["component"] is None:
             import edgekit
 
-            task = edgekit.load(bundle, case["runtime"], **request)
+            self.whole = whole = edgekit.load(bundle, case["runtime"], **request)
             loaded = time.perf_counter()
             picture = _picture(image)
-            session, inputs = task.example(picture)
-            self.task = lambda: task.once(picture)
-            if len(task.components) > 1:
-                runs = runs_of(task, self.task)
+            session, inputs = whole.example(picture)
+            self.task = lambda: whole.once(picture)
         else:
             session, inputs, loaded = _component(bundle, case, request)
         self.model: Callable[[], Any] = lambda: session.run(inputs)
+        self.submit: Callable[[], Any] = lambda: session.submit(inputs)
         first = time.perf_counter()
         self.model()
-        placement = session.placement()
+        first_ms = (time.perf_counter() - first) * 1e3
+        several = self.task is not None and len(self.whole.components) > 1
         self.opened = {
             "load_ms": (loaded - start) * 1e3,
-            "first_ms": (time.perf_counter() - first) * 1e3,
-            "runs": runs,
-            "placement": {
-                "device": placement.device,
-                "precision": placement.precision,
-                "threads": placement.threads,
-                "version": placement.version,
-                "operators": placement.operators,
-            },
+            "first_ms": first_ms,
+            "runs": runs_of(self.whole, self.task) if several and self.task else {},
+            "placement": dataclasses.asdict(session.placement()),
         }
-        self.model()
+        self._began = time.perf_counter()
 
-    def round(self, seconds: float, alone: bool = True) -> dict[str, Any]:
+    def round(self, seconds: float, alone: bool = True, detail: dict[str, Any] | None = None) -> dict[str, Any]:
         """Time the model alone for half the time, the whole task for the other; at least twice each.
 
-        `alone=False` leaves the model alone out where there is a task.
+        `alone=False` leaves the model alone out where there is a task; `detail` asks for what a round tells beside
+        latency, for as long again, and at the frame rate "paced" if that is given.
         """
+        if detail is not None:
+            return self._detailed(seconds, detail.get("paced"))
         both = alone and self.task is not None
         half = seconds / 2 if both else seconds
         return {
@@ -83,25 +83,46 @@ class Worker:
             "peak_mb": peak_mb(),
         }
 
+    def _detailed(self, seconds: float, fps: float | None) -> dict[str, Any]:
+        """As `round`, with the processor's time, stages, throughput, energy, memory, and what others did meanwhile."""
+        memory: list[tuple[float, float]] = []
+        meter, elsewhere = Meter(), Elsewhere()
+
+        def look() -> None:
+            meter.look()
+            if (resident := rss_mb()) is not None:
+                memory.append((round(time.perf_counter() - self._began, 3), round(resident, 3)))
+
+        def block(call: Callable[[], Any]) -> tuple[list[float], float, float | None]:
+            meter.start()
+            samples, processor_ms = cpu_ms(lambda: timed(call, seconds / 2 if self.task else seconds, look))
+            spent = meter.joules()
+            return samples, processor_ms, spent / len(samples) if spent is not None else None
+
+        look()
+        model_ms, model_cpu_ms, joules = block(self.model)
+        task_ms, task_cpu_ms, joules = block(self.task) if self.task else ([], None, joules)
+        told: dict[str, Any] = {
+            "model_cpu_ms": model_cpu_ms,
+            "task_cpu_ms": task_cpu_ms,
+            "stages_ms": staged(self.whole, self.task, seconds / 4) if self.task else [],
+            "per_second": per_second(self.submit, seconds / 4),
+            "joules": joules,
+            "energy": meter.source,
+        }
+        if fps:
+            told["paced_ms"], told["late"] = paced(self.task or self.model, seconds, fps)
+        look()
+        told |= {"rss_mb": memory, "elsewhere": elsewhere.cores()}
+        return {"model_ms": model_ms, "task_ms": task_ms, "peak_mb": peak_mb(), "detail": told}
+
 
 def runs_of(task: Any, once: Callable[[], Any]) -> dict[str, int]:
     """How often one use of a task runs each of its components."""
     once()  # which opens what it needs
     counts: Counter[str] = Counter()
-
-    def counted(component: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(*arguments: Any, **options: Any) -> Any:
-            counts[component] += 1
-            return call(*arguments, **options)
-
-        return counting
-
-    sessions = [(component, session) for (component, _), session in task._sessions.items()]
-    for component, session in sessions:
-        session.run, session.borrow = counted(component, session.run), counted(component, session.borrow)
-    once()
-    for _, session in sessions:
-        del session.run, session.borrow
+    with overheard(task, lambda component, began, ended: counts.update([component])):
+        once()
     return dict(counts)
 
 
@@ -140,29 +161,6 @@ def _picture(image: str | None) -> Any:
     from edgekit import images
 
     return images.read_image(image)[:, :, :3] if image is not None else np.empty((0, 0, 3), np.uint8)
-
-
-def timed(call: Callable[[], Any], seconds: float) -> list[float]:
-    """Milliseconds of call after call for about so long, at least two."""
-    samples: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(samples) < 2 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        samples.append((time.perf_counter() - start) * 1e3)
-    return samples
-
-
-def peak_mb() -> float:
-    """The largest resident memory this process has had, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would carry over what the parent had before exec
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    unit = 2**20 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _answer(stream: TextIO, answer: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def measured(bundle: Bundle, precision: Precision, options: GuardOptions) -> lis
         components=tuple(bundle.manifest.components),
         rounds=options.rounds,
         seconds=options.seconds,
-        threads=options.threads,
+        threads=(options.threads,),
         timeout_s=options.timeout_s,
         enough=_enough,
         progress=lambda done, total, what: options.progress(f"speed: {what} …"),

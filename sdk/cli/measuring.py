@@ -50,7 +50,7 @@ def bench(
         image=image,
         rounds=rounds,
         seconds=seconds,
-        threads=threads,
+        threads=(threads,),
     )
     if json_out:
         measured.save(json_out)

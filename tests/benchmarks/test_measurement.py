@@ -16,8 +16,9 @@ from edgekit import machine
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, race, report, tune
 from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
 from edgekit.benchmarks.isolated import Process
+from edgekit.benchmarks.sampling import timed
 from edgekit.benchmarks.tuning import remember
-from edgekit.benchmarks.worker import golden_inputs, runs_of, timed
+from edgekit.benchmarks.worker import golden_inputs, runs_of
 from edgekit.bundle import Bundle, shipped
 from edgekit.errors import DeviceUnavailable, EngineError, HashMismatch
 
@@ -41,7 +42,8 @@ def test_saves_raw_samples(tmp_path: Path) -> None:
     result = measure("sr-x2", ["onnxruntime"], ["int8"], options=QUICK)
     result.save(tmp_path / "r.json")
     read = json.loads((tmp_path / "r.json").read_text())
-    assert read["schema"] == 1 and read["rows"][0]["model_ms"] == result.rows[0].model_ms
+    (kept,) = read["reports"]
+    assert read["schema"] == 2 and kept["rows"][0]["model_ms"] == [round(ms, 4) for ms in result.rows[0].model_ms]
 
 
 def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
