@@ -23,6 +23,7 @@ from edgekit.session import Device, Kind
 
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
 CPU = "CPUExecutionProvider"
+SYSTEMS = {"Darwin": "macOS"}
 NOT_INSTALLED = "not installed"
 LEAVES_ALL = "it loads, and leaves all operators to the processor"
 QUIET = 4  # fatal alone: what goes wrong comes as an exception as well
@@ -81,7 +82,8 @@ def rows(engine: Any) -> list[Device]:
         place = Place(provider)
         why = obstacle(engine, place)
         present = platform.system() in provider.systems
-        remedy = {NOT_INSTALLED: provider.install}.get(why, provider.needs if present else "")
+        needs = f"needs {provider.needs}" if present and provider.needs else ""
+        remedy = provider.install if why == NOT_INSTALLED else needs
         title = provider.title if why else place.title
         kind = "hardware" if why else place.kind
         about = (provider.precisions, not why, why, kind, provider.option, remedy if why else "")
@@ -156,7 +158,7 @@ def _absence(engine: Any, place: Place) -> str:
     """What is seen to be in the way without opening anything."""
     provider = place.provider
     if platform.system() not in provider.systems:
-        return f"it exists for {' and '.join(provider.systems)} alone"
+        return f"for {' and '.join(SYSTEMS.get(s, s) for s in provider.systems)} alone"
     if _absent(engine, provider):
         return NOT_INSTALLED
     if _in_wheel(engine, provider.name):

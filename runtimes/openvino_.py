@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,18 +9,36 @@ from typing import Any, Literal
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
 from edgekit.flight import Flight
 from edgekit.machine import int8_overflows
-from edgekit.runtimes import openvino_borders
+from edgekit.runtimes import openvino_borders, openvino_graph
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.openvino_flight import RequestFlight
 from edgekit.runtimes.option_values import require_one_of, require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array
 
-NOT_COMPUTE = {"Const", "Input", "Output"}
-HEAVY = {"Convolution", "FullyConnected", "MatMul", "Deconvolution"}
 GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
-BYTES, NIBBLES = {"i8", "u8"}, {"i4", "u4"}
 CORES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficiency": "ECORE_ONLY"}
+# Devices that OpenVINO knows, as they are listed where it does not find them: title, precisions, what is missing
+ABSENT = {
+    "gpu": Device(
+        "openvino",
+        "gpu",
+        "Intel GPU",
+        ("fp32", "fp16", "int8"),
+        usable=False,
+        why="it finds no Intel GPU",
+        remedy="needs an Intel GPU with its compute runtime (Debian: intel-opencl-icd)",
+    ),
+    "npu": Device(
+        "openvino",
+        "npu",
+        "Intel NPU",
+        ("fp16", "int8"),
+        usable=False,
+        why="it finds no Intel NPU",
+        remedy="needs a Core Ultra processor with Intel's linux-npu-driver, or its driver for Windows",
+    ),
+}
 ROUNDED_INPUTS = {"int8-weights": 0, "int8-dynamic": 64, "int4-weights": 32}  # how many share a scale; 0: none
 
 
@@ -67,9 +84,10 @@ class OpenVinoRuntime(Runtime):
             kind, _, index = name.lower().partition(".")
             title = str(core.get_property(name, "FULL_DEVICE_NAME"))
             capabilities = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
-            precisions = tuple(c.lower() for c in capabilities if c in ("FP32", "BF16", "FP16", "INT8"))
+            precisions = tuple(p.lower() for p in ("FP32", "BF16", "FP16", "INT8") if p in capabilities)
             rows.append(Device(self.name, f"{kind}:{index}" if index else kind, title, precisions))
-        return rows
+        there = {row.name.partition(":")[0] for row in rows}
+        return rows + [row for kind, row in ABSENT.items() if kind not in there]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
         engine = _engine()
@@ -155,12 +173,8 @@ class OpenVinoSession(Session):
     def placement(self) -> Placement:
         with self._lock:
             self._refuse_closed()
-            nodes = self._compiled.get_runtime_model().get_ordered_ops()
-            infos = [node.get_rt_info() for node in nodes]
-            kinds = [(_text(info, "layerType"), _text(info, "runtimePrecision")) for info in infos]
-            heavy = {_multiplied(node) for node, (kind, _) in zip(nodes, kinds, strict=True) if kind in HEAVY}
             units = self._compiled.get_property("EXECUTION_DEVICES")
-            operators = Counter(f"{'+'.join(units)} {p}" for layer, p in kinds if layer not in NOT_COMPUTE)
+            graph = openvino_graph.read(self._compiled, units)
             rounds = "CPU" in units and int(self._compiled.get_property(GROUP_SIZE)) > 0
             hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
             threads = self._compiled.get_property("INFERENCE_NUM_THREADS") if "CPU" in units else None
@@ -170,10 +184,11 @@ class OpenVinoSession(Session):
             version=OpenVinoRuntime().version(),
             requested=self._device,
             device="+".join(unit.lower().replace(".", ":") for unit in units),
-            precision=_precision(heavy, rounds) or floating,
+            precision=openvino_graph.precision(graph.products, rounds) or floating,
             threads=threads,
-            operators=dict(operators),
+            operators=graph.operators,
             why=self.why,
+            inserted=graph.inserted,
         )
 
     def _close(self) -> None:
@@ -215,30 +230,6 @@ def _engine() -> Any:
     except ImportError as error:
         raise NotInstalled.named("openvino", "openvino", "openvino") from error
     return openvino
-
-
-def _multiplied(node: Any) -> tuple[str, str]:
-    """The types of an operator's input and of its weights."""
-    first, second = (node.get_input_element_type(i).get_type_name() for i in (0, 1))
-    return str(first), str(second)
-
-
-def _precision(heavy: set[tuple[str, str]], rounds: bool) -> str:
-    """What products are computed in, by the types of their inputs and weights; empty where all is float.
-
-    `rounds`: inputs of small weights are rounded as they come.
-    """
-    if any(taken in BYTES for taken, _ in heavy):
-        return "int8"
-    weights = {own for _, own in heavy}
-    if weights & NIBBLES:
-        return "int4-weights"
-    return ("int8-dynamic" if rounds else "int8-weights") if weights & BYTES else ""
-
-
-def _text(info: Any, key: str) -> str:
-    value = info[key]
-    return str(getattr(value, "value", value))
 
 
 def _reason(error: Exception) -> str:

@@ -45,7 +45,7 @@ class Provider:
     vulkan: bool = False  # whether it draws on Vulkan's adapters, where the system has no other interface
 
 
-CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]' in an environment without onnxruntime"
+CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]', in place of onnxruntime"
 OPENVINO = "pip install onnxruntime-ep-openvino"
 
 # Of several for one device the first that works is taken, unless the options name another.
@@ -91,7 +91,7 @@ PROVIDERS = (
         "gpu",
         "NVIDIA TensorRT",
         (*FLOATS, "int8"),
-        f"{CUDA}, and pip install tensorrt",
+        f"{CUDA}; pip install tensorrt",
         ("Linux", "Windows"),
         half={"trt_fp16_enable": "1"},
         compiles=True,
@@ -106,7 +106,7 @@ PROVIDERS = (
         "gpu",
         "AMD MIGraphX",
         FLOATS,
-        "pip install onnxruntime-migraphx in an environment without onnxruntime",
+        "pip install onnxruntime-migraphx, in place of onnxruntime",
         ("Linux",),
         half={"migraphx_fp16_enable": "1"},
         index=("device_id", "{}"),
@@ -119,7 +119,7 @@ PROVIDERS = (
         "gpu",
         "DirectML",
         FLOATS,
-        "pip install onnxruntime-directml in an environment without onnxruntime",
+        "pip install onnxruntime-directml, in place of onnxruntime",
         ("Windows",),
         index=("device_id", "{}"),
         needs="a GPU with a Direct3D 12 driver",
@@ -155,7 +155,7 @@ PROVIDERS = (
         "gpu",
         "WebGPU",
         FLOATS,
-        "pip install onnxruntime-ep-webgpu, or onnxruntime-webgpu in an environment without onnxruntime",
+        "pip install onnxruntime-ep-webgpu, or onnxruntime-webgpu in place of onnxruntime",
         plugin="onnxruntime_ep_webgpu",
         needs="a GPU with a driver for Vulkan, Direct3D 12 or Metal",
         vulkan=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +38,12 @@ class TorchRuntime(Runtime):
         torch = _engine()
         rows = [Device(self.name, "cpu", processor(), ("fp32",))]
         for index in range(torch.cuda.device_count()):
-            rows.append(Device(self.name, f"gpu:{index}", torch.cuda.get_device_name(index), ("fp32", "fp16")))
+            rows.append(
+                Device(self.name, f"gpu:{index}" if index else "gpu", torch.cuda.get_device_name(index), ("fp32",))
+            )
         if torch.backends.mps.is_available():
-            rows.append(Device(self.name, "gpu", "Apple GPU (MPS)", ("fp32", "fp16")))
-        return rows
+            rows.append(Device(self.name, "gpu", "Apple GPU (MPS)", ("fp32",)))
+        return rows if len(rows) > 1 else [*rows, *_absent(torch)]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
         _engine()
@@ -75,7 +79,7 @@ class TorchSession(Session):
         if self._threads:
             torch.set_num_threads(self._threads)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), _exact(torch, self._target):
                 tensors = [torch.from_numpy(a.copy()).to(self._target) for a in arrays]
                 results = self._call(*tensors)
         except RuntimeError as error:
@@ -88,7 +92,8 @@ class TorchSession(Session):
     def placement(self) -> Placement:
         self._refuse_closed()
         parameters = list(self._module.parameters())
-        kind = parameters[0].device.type if parameters else self._target.type
+        place = parameters[0].device if parameters else self._target
+        kind, index = place.type, f":{place.index}" if place.index else ""
         operators = {f"{kind.upper()} {type(m).__name__}": 0 for m in self._module.modules() if not list(m.children())}
         for module in self._module.modules():
             if not list(module.children()):
@@ -97,7 +102,7 @@ class TorchSession(Session):
             runtime="torch",
             version=str(self._torch.__version__),
             requested=self._requested,
-            device={"cuda": "gpu", "mps": "gpu"}.get(kind, kind),
+            device={"cuda": "gpu", "mps": "gpu"}.get(kind, kind) + index,
             precision="fp16" if parameters and parameters[0].dtype == self._torch.float16 else "fp32",
             threads=self._threads or self._torch.get_num_threads(),
             operators=operators,
@@ -125,6 +130,23 @@ def load_module(family: str, settings: dict[str, Any], weights: Any) -> Any:
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise EngineError(f"'{weights}' does not hold the weights of {family} {settings}: {error}") from error
     return module.eval()
+
+
+def _absent(torch: Any) -> list[Device]:
+    """The GPUs that PyTorch knows, where it has none."""
+    built = torch.version.cuda or torch.version.hip
+    why = "it finds no GPU, or no driver for it" if built else "this build has neither CUDA nor ROCm"
+    remedy = "needs a GPU with its driver" if built else "needs a build of https://pytorch.org for your GPU"
+    cuda = Device("torch", "gpu", "NVIDIA CUDA, AMD ROCm", ("fp32",), False, why, remedy=remedy)
+    apple = "it finds no Apple GPU" if platform.system() == "Darwin" else "for macOS alone"
+    return [cuda, Device("torch", "gpu", "Apple GPU (MPS)", ("fp32",), False, apple)]
+
+
+def _exact(torch: Any, target: Any) -> AbstractContextManager[Any]:
+    """Keep cuDNN from rounding convolutions to TF32, as it does by default on NVIDIA GPUs: fp32 means fp32."""
+    if target.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # type: ignore[no-any-return]
 
 
 def _target(torch: Any, device: str) -> Any:

@@ -18,6 +18,11 @@ from edgekit.cli.show import (
     print_json,
 )
 
+# What stands in for a device, and what its times are worth
+NOT_A_DEVICE = {
+    "software": "software: times tell nothing of a GPU",
+    "simulator": "simulator: times tell nothing of an NPU",
+}
 LEVELS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
@@ -47,12 +52,22 @@ def devices(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = new_table("engine", "device", "name", "precisions", "")
-    for row in rows:
-        state = "usable" if row["usable"] else Text(row["why"], "yellow")
-        table.add_row(row["runtime"], row["name"], row["title"], ", ".join(row["precisions"]), state)
-    out_console.print(table)
-    return
+    for heading, wanted in (("usable here", True), ("not usable here", False)):
+        table = new_table("engine", "device", heading)
+        for row in (row for row in rows if row["usable"] is wanted):
+            table.add_row(row["runtime"], row["name"], _about(row))
+        if table.row_count:
+            out_console.print(table)
+
+
+def _about(row: dict[str, Any]) -> Text:
+    """Name, provider and precisions, and below them what is in the way, or that it is no device."""
+    title = f"{row['title']} ({row['provider']})" if row["provider"] not in ("", row["name"]) else row["title"]
+    about = Text(": ".join(part for part in (title, ", ".join(row["precisions"])) if part))
+    below = NOT_A_DEVICE.get(row["kind"], row["why"])
+    if below:
+        about.append(f"\n{below}" if title else below, "yellow").append(f": {row['remedy']}" if row["remedy"] else "")
+    return about
 
 
 @command("edgekit verify sr-x2")
