@@ -8,9 +8,11 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from edgekit.benchmarks.isolated import Process
 from edgekit.benchmarks.records import Detail, Row
 from edgekit.errors import EngineError
+from edgekit.isolation.process import Process, module
+
+WORKER = "edgekit.benchmarks.worker"
 
 
 class Race:
@@ -34,7 +36,7 @@ class Race:
 
     def open(self, row: Row) -> None:
         """Open a row's case in a process of its own."""
-        worker = Process(self.timeout_s)
+        worker = Process(module(WORKER), title="the measured process")
         self._workers[id(row)] = row, worker
         command = {"do": "open", "case": msgspec.to_builtins(row.case), "image": self._image}
         opened = self._asked(row, worker, command)
@@ -68,7 +70,7 @@ class Race:
     def _asked(self, row: Row, worker: Process, command: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer; a crash or an error is written into the row, which is dropped."""
         try:
-            answer = worker.ask(command)
+            answer = worker.ask(command, self.timeout_s)
         except EngineError as error:
             answer = {"error": str(error)}
         row.error = answer.get("error", "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +18,10 @@ from edgekit.tensors import Array, TensorSpec
 
 
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """output = scale · input + offset, each pixel repeated; `fail` raises it, `delay_s` takes that long."""
+    """output = scale · input + offset, each pixel repeated.
+
+    `fail` raises it, `delay_s` takes that long; an input that begins with `crash_at` crashes the process.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -24,6 +30,7 @@ class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repeat: int = 1
     fail: str = ""
     delay_s: float = 0.0
+    crash_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class ReferenceSession(Session):
         assert self._function is not None
         function, (array,) = self._function, arrays
         time.sleep(function.delay_s)
+        if function.crash_at is not None and array.flat[0] == function.crash_at:
+            print("about to crash", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
         if function.fail:
             raise EngineError(f"reference failed: {function.fail}")
         result = (array * function.scale + function.offset).astype(array.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import registry
+from edgekit import forking, registry
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import processor
 from edgekit.session import Device, Model, Placement, Runtime, Session
@@ -49,6 +49,11 @@ class TorchRuntime(Runtime):
         _engine()
         if model.family is None:
             raise EngineError(f"torch cannot open '{model.path.name}': a lone weights file does not say its network")
+        if forking.forked("torch"):
+            raise DeviceUnavailable(
+                "torch's threads do not come along with a fork, and this process is one, of a process that had sessions "
+                "of torch: start it with multiprocessing's 'spawn', or open torch in the children alone"
+            )
         module = load_module(model.family, dict(model.settings), model.path)
         return TorchSession(module, model.inputs, model.outputs, device, threads, options)
 
@@ -66,6 +71,7 @@ class TorchSession(Session):
         options: TorchOptions = TorchOptions(),
     ) -> None:
         super().__init__()
+        forking.used("torch")
         self._torch = _engine()
         self._target = _target(self._torch, device)
         self._requested, self._threads = device, threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,12 +11,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, Self
 from weakref import WeakSet
 
 import numpy as np
 
-from edgekit import choice, flight, registry
+from edgekit import choice, flight, forking, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import (
     BundleNotFound,
@@ -28,7 +29,14 @@ from edgekit.errors import (
 from edgekit.manifest import Component, Variant
 from edgekit.tensors import Array, TensorSpec
 
+if TYPE_CHECKING:
+    from edgekit.isolation import Isolation
+
 CLOSED = "this session was closed: open another with edgekit.open_session(…)"
+FORKED = (
+    "this session was opened in another process (a fork of it runs this), whose engine's threads do not come along: "
+    "open another here with edgekit.open_session(…)"
+)
 Kind = Literal["hardware", "software", "simulator"]
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
 
@@ -107,6 +115,12 @@ class Closing(ABC):
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> Never:
+        raise InputError(
+            f"{type(self).__name__} holds an engine's memory and cannot be pickled or copied: hand over the bundle's "
+            "name or path, and open it there"
+        )
+
 
 class Session(Closing):
     """A model opened on one engine and device; thread-safe; a context manager that closes.
@@ -128,6 +142,8 @@ class Session(Closing):
         self._pool: ThreadPoolExecutor | None = None
         self._flights: WeakSet[flight.Flight] = WeakSet()
         self._copies: list[Session] = []
+        self._process_id = os.getpid()
+        forking.keep_unfreed(self)
         self.why = "asked for"
         self.others = ""  # the sizes that a bundle has files of, where this is one of them
 
@@ -141,6 +157,7 @@ class Session(Closing):
         Raises:
             TensorError: a wrong name, dtype or shape, or NaN. SessionClosed. EngineError.
         """
+        self._refuse_closed()
         arrays = self._checked(inputs)
         with self._lock if self._serial else nullcontext():
             self._refuse_closed()
@@ -157,6 +174,7 @@ class Session(Closing):
         Raises:
             TensorError, SessionClosed, EngineError: as `run`.
         """
+        self._refuse_closed()
         arrays = self._checked(inputs) if check else [inputs[spec.name] for spec in self.inputs]
         with self._lock if self._serial else nullcontext():
             self._refuse_closed()
@@ -165,6 +183,7 @@ class Session(Closing):
 
     def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
         """Run in the background; returns a concurrent.futures.Future of what `run` returns."""
+        self._refuse_forked()
         with self._state:
             self._refuse_closing()
             if self._pool is None:
@@ -187,6 +206,7 @@ class Session(Closing):
         """
         if ahead is not None and ahead < 0:
             raise InputError(f"got ahead={ahead}: expected 0 or more, or None")
+        self._refuse_forked()
         self._refuse_closing()
         return flight.in_order(lambda: self._begun(1 + (self.streams if ahead is None else ahead)), iter(stream))
 
@@ -204,7 +224,12 @@ class Session(Closing):
             self.run(feeds)
 
     def close(self) -> None:
-        """Free the engine's memory; a second call does nothing. Runs already submitted are finished first."""
+        """Free the engine's memory; a second call does nothing. Runs already submitted are finished first.
+
+        In a forked child nothing is freed: what is there belongs to the process that opened it.
+        """
+        if self._process_id != os.getpid():
+            return
         with self._state:
             self._closing = True
             pool, self._pool = self._pool, None
@@ -261,7 +286,12 @@ class Session(Closing):
                 raise
             raise TensorError(f"{error}; the bundle has files of {self.others}: open one by sizes=, or none") from error
 
+    def _refuse_forked(self) -> None:
+        if self._process_id != os.getpid():  # before any lock: a thread that is not here may hold it
+            raise SessionClosed(FORKED)
+
     def _refuse_closed(self) -> None:
+        self._refuse_forked()
         if self._closed:
             raise SessionClosed(CLOSED)
 
@@ -382,6 +412,7 @@ def open_session(
     sizes: Mapping[str, int] | None = None,
     floats: bool = False,
     options: Any = None,
+    isolate: bool | Isolation = False,
 ) -> Session:
     """Open a component of a bundle, or a model file, on an engine.
 
@@ -396,10 +427,18 @@ def open_session(
             Left out, a session over files of fixed sizes takes the file that an input fits, opened when it comes.
         floats: quantized and half-precision inputs and outputs are float32 to the caller, converted here.
         options: the engine's own options dataclass, such as OpenVinoOptions.
+        isolate: True runs the engine in a process of its own: a crash of it raises RuntimeCrashed, and the next call
+            starts it again. `edgekit.isolation.Isolation(timeout_s=…)` ends one that hangs, too.
 
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
     """
+    if isolate:
+        from edgekit.isolation.request import Request, named
+        from edgekit.isolation.session import IsolatedSession
+
+        asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats)
+        return IsolatedSession(Request(str(getattr(source, "folder", source)), *asked, named(options)), isolate)
     from edgekit import buckets, floating  # which build on this module
 
     if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:

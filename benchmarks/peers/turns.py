@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import subprocess
 import sys
@@ -21,9 +20,9 @@ import msgspec
 import numpy as np
 
 from edgekit import machine
-from edgekit.benchmarks.isolated import Process
 from edgekit.bundle import cache_folder
 from edgekit.errors import EngineError
+from edgekit.isolation.process import Process
 from edgekit.tensors import Array
 
 SCRIPT = Path(__file__).with_name("turn.py")
@@ -149,7 +148,7 @@ def _opened(way: Way, row: Taken, sample: Array, scratch: Path) -> Process:
     """The way's process, opened or failed, as the row then says."""
     np.save(scratch / "sample.npy", sample)
     command = {"do": "open", "place": way.place, "settings": dict(way.settings), "started_at": time.time()}
-    process = Process(TIMEOUT_S, (way.python, str(SCRIPT)))
+    process = Process((way.python, str(SCRIPT)), title="the measured process")
     with _noted(row):
         for name, value in _told(process, {**command, "sample": str(scratch / "sample.npy")}).items():
             setattr(row, name, value)
@@ -171,7 +170,7 @@ def _answers(process: Process, scratch: Path, arrays: Mapping[str, Array]) -> di
 
 
 def _told(process: Process, command: Mapping[str, Any]) -> dict[str, Any]:
-    answer = process.ask(json.loads(json.dumps(command)))
+    answer = process.ask(dict(command), TIMEOUT_S)
     if "error" in answer:
         raise EngineError(answer["error"])
     return answer

@@ -8,6 +8,7 @@ from typing import Any
 from edgekit import registry
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError
+from edgekit.isolation import Isolation
 
 
 def load(
@@ -17,12 +18,13 @@ def load(
     device: str = "cpu",
     precision: str = "auto",
     threads: int | None = None,
+    isolate: bool | Isolation = False,
 ) -> Any:
     """Load a bundle as its task: an object to call, with `.info()`.
 
     Args:
         source: a bundle's folder or .zip, or the name of one that ships ("sr-x2").
-        runtime, device, precision, threads: as for `open_session`.
+        runtime, device, precision, threads, isolate: as for `open_session`.
 
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
@@ -31,4 +33,4 @@ def load(
     if bundle.manifest.task is None:
         raise BundleError(f"{bundle.name} states no task: open it with edgekit.open_session('{bundle.name}')")
     task = registry.find("tasks", bundle.manifest.task.name)
-    return task(bundle, runtime, device=device, precision=precision, threads=threads)
+    return task(bundle, runtime, device=device, precision=precision, threads=threads, isolate=isolate)

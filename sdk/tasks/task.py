@@ -13,6 +13,7 @@ from edgekit import choice
 from edgekit.bundle import Bundle
 from edgekit.errors import EngineError, ManifestError, SessionClosed
 from edgekit.images import UInt8
+from edgekit.isolation import Isolation
 from edgekit.manifest import Variant
 from edgekit.session import Closing, Placement, Session, open_session
 from edgekit.tensors import Array
@@ -40,6 +41,7 @@ class Task(Closing):
         device: str = "cpu",
         precision: str = "auto",
         threads: int | None = None,
+        isolate: bool | Isolation = False,
     ) -> None:
         assert bundle.manifest.task is not None
         try:
@@ -47,7 +49,7 @@ class Task(Closing):
         except msgspec.ValidationError as error:
             raise ManifestError(f"{bundle.name}: the settings of task '{self.name}' are wrong: {error}") from error
         self.bundle = bundle
-        self._device = device
+        self._device, self._isolate = device, isolate
         for component in self.components:
             bundle.component(component)
         self._precision = precision
@@ -138,6 +140,7 @@ class Task(Closing):
                     threads=self._picked.threads,
                     component=component,
                     sizes=sizes,
+                    isolate=self._isolate,
                 )
                 session.why = self._picked.why
                 self._sessions[key] = session

@@ -15,12 +15,11 @@ import edgekit
 from edgekit import machine
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, race, report, tune
 from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
-from edgekit.benchmarks.isolated import Process
 from edgekit.benchmarks.sampling import timed
 from edgekit.benchmarks.tuning import remember
 from edgekit.benchmarks.worker import golden_inputs, runs_of
 from edgekit.bundle import Bundle, shipped
-from edgekit.errors import DeviceUnavailable, EngineError, HashMismatch
+from edgekit.errors import DeviceUnavailable, HashMismatch
 
 QUICK = MeasureOptions(size=(64, 64), rounds=2, seconds=0.02)
 
@@ -67,22 +66,6 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert "died with exit code -9" in dead.error and not alive.error and alive.model_ms
     rows = report.cells(result, None)
     assert rows[0][-1] == "failed" and "died" in report.footnotes(result)[0]
-
-
-def test_a_process_that_died_before_it_was_asked_is_stopped_quietly() -> None:
-    process = Process(900.0)
-    process._process.kill()
-    process._process.wait()
-    with pytest.raises(EngineError, match="died with exit code -9"):
-        process.ask({"do": "open"})
-    process.stop()
-
-
-def test_a_process_that_hangs_is_killed() -> None:
-    process = Process(0.5)
-    with pytest.raises(EngineError, match="did not answer for 0.5 s"):
-        process.ask({"do": "nothing it would answer"})
-    process.stop()
 
 
 def test_an_error_of_the_engine_is_a_row(tmp_path: Path) -> None:
