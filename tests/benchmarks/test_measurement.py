@@ -51,19 +51,19 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     class Crashing(real):  # type: ignore[misc,valid-type]
         count = 0
 
-        def ask(self, command: dict) -> dict:  # type: ignore[type-arg]
+        def ask(self, command: dict, timeout_s: float) -> dict:  # type: ignore[type-arg]
             if command["do"] == "round" and command["seconds"] and self is Crashing.first:
                 self._process.kill()
-            return super().ask(command)
+            return super().ask(command, timeout_s)
 
-        def __init__(self, timeout_s: float) -> None:
-            super().__init__(timeout_s)
+        def __init__(self, command: list[str], *, title: str) -> None:
+            super().__init__(command, title=title)
             Crashing.first = getattr(Crashing, "first", self)
 
     monkeypatch.setattr(race, "Process", Crashing)
     result = measure("sr-x2", ["onnxruntime"], options=QUICK)
     dead, alive = result.rows
-    assert "died with exit code -9" in dead.error and not alive.error and alive.model_ms
+    assert "died of SIGKILL" in dead.error and not alive.error and alive.model_ms
     rows = report.cells(result, None)
     assert rows[0][-1] == "failed" and "died" in report.footnotes(result)[0]
 
