@@ -19,10 +19,10 @@ class Scripted:
     asked: ClassVar[list[str]] = []
     stopped: ClassVar[list[str]] = []
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, command: list[str], *, title: str) -> None:
         self.name, self.rounds = "", 0
 
-    def ask(self, command: dict) -> dict:  # type: ignore[type-arg]
+    def ask(self, command: dict, timeout_s: float) -> dict:  # type: ignore[type-arg]
         if command["do"] == "open":
             self.name = command["case"]["precision"]
             return {"load_ms": 1.0, "first_ms": 2.0, "runs": {}, "placement": {"threads": 1}}
