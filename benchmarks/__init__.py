@@ -5,6 +5,6 @@ from __future__ import annotations
 from edgekit.benchmarks.measurement import measure
 from edgekit.benchmarks.options import MeasureOptions, Thorough
 from edgekit.benchmarks.records import Case, Report, Row
-from edgekit.benchmarks.tuning import tune
+from edgekit.benchmarks.tuning import Tuned, TuneOptions, tune
 
-__all__ = ["Case", "MeasureOptions", "Report", "Row", "Thorough", "measure", "tune"]
+__all__ = ["Case", "MeasureOptions", "Report", "Row", "Thorough", "TuneOptions", "Tuned", "measure", "tune"]

@@ -1,37 +1,336 @@
-"""Tune: measure a bundle on this machine and keep the result, so that `runtime="auto"` chooses by it."""
+"""Tune: race a bundle's combinations on this machine, and keep the result, so that `runtime="auto"` chooses by it."""
 
 from __future__ import annotations
 
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgekit import choice, profile
-from edgekit.benchmarks.measurement import measure
+import msgspec
+
+from edgekit import choice, profile, registry, selection
+from edgekit.benchmarks.cases import require_known, row_of
+from edgekit.benchmarks.halving import MOST_ROUNDS, TOLD_APART, Halving
+from edgekit.benchmarks.measurement import prepared
 from edgekit.benchmarks.options import MeasureOptions
-from edgekit.benchmarks.records import Report
+from edgekit.benchmarks.race import Race
+from edgekit.benchmarks.records import Case, Report
+from edgekit.benchmarks.records import Row as Samples
+from edgekit.benchmarks.statistics import noise_of
 from edgekit.bundle import Bundle
 from edgekit.choice import Choice
+from edgekit.errors import DeviceUnavailable, EdgekitError, EngineError, InputError
+from edgekit.machine import cores
+from edgekit.manifest import Quality
+from edgekit.selection import Limits, Row
+from edgekit.session import Device
+from edgekit.session import runtime as find_runtime
+
+ANSWER_S = 20.0  # a process is given so long to answer at least, half the budget at most
+NOT_A_DEVICE = "not measured: {} is {}, whose times say nothing of a device"
+Progress = Callable[[int, int, str], None]
 
 
-def tune(
-    bundle: str | Path | Bundle,
-    *,
-    options: MeasureOptions = MeasureOptions(rounds=3, seconds=0.5),  # noqa: B008  (frozen)
-) -> Choice:
-    """Measure every engine × precision, remember it for this machine, and return what `auto` takes now.
+@dataclass(frozen=True)
+class TuneOptions:
+    """`budget_s`: of the whole, in seconds. `limits`: what the choice keeps within. `runtimes`, `precisions`: only these,
+    all that there are where left out; `devices`: "cpu", "gpu", "npu", or "all"; `threads`: only these counts, the engine's
+    own choice, 1, 2, 4 … and all cores where left out. `size`: (height, width) of the image, None for its own;
+    `image`: a photo's path, None for the one that ships. `front`: measure what no other beats in quality, memory or
+    files as carefully as the fastest. `seconds`: for each combination and round. `progress` is told (seconds gone, of
+    the budget, what is next).
+    """
+
+    budget_s: float = 45.0
+    limits: Limits = field(default_factory=Limits)
+    runtimes: Sequence[str] = ()
+    devices: Sequence[str] = ("cpu",)
+    precisions: Sequence[str] = ()
+    threads: Sequence[int | None] = ()
+    size: tuple[int, int] | None = (360, 640)
+    image: str | Path | None = None
+    front: bool = False
+    seconds: float = 0.25
+    progress: Progress = field(default=lambda done, total, what: None)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured, the fastest first, and what `auto` takes now.
+
+    `met`: whether the choice keeps within the limits; `front`: what no other row beats in quality, latency, files and
+    memory; `stopped`: Ctrl-C ended it early; `path`: the profile; `notes`: what is to be known beside.
+    """
+
+    choice: Choice
+    rows: tuple[Row, ...]
+    front: tuple[Row, ...]
+    met: bool
+    stopped: bool
+    seconds: float
+    input: str
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+def tune(bundle: str | Path | Bundle, *, options: TuneOptions = TuneOptions()) -> Tuned:
+    """Measure runtime × device × precision × threads by successive halving, and remember it for this machine.
+
+    Every combination runs the whole task in a process of its own, in interleaved rounds; the slower half drops out
+    until the rest is told apart or the budget is spent. Ctrl-C keeps what was measured.
 
     Raises:
-        BundleError, DeviceUnavailable.
+        BundleError. InputError: limits or options that nothing can meet. DeviceUnavailable: nothing can be measured.
+        EngineError: no combination could be measured; says why.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    return remember(opened, measure(opened, options=options))
+    began = time.monotonic()
+    opened.check_files()
+    _check(options)
+    cases, failed = _cases(opened, options)
+    measuring = MeasureOptions(size=options.size, image=options.image)
+    with tempfile.TemporaryDirectory() as folder:
+        image, what = prepared(opened, measuring, Path(folder))
+        rows, stopped = _raced(opened, cases, image, options)
+    rows = sorted([*rows, *failed], key=lambda row: row.ms)
+    size = options.size if image is not None else None
+    notes = _hurried(rows, options.budget_s) if not stopped else ()
+    return _kept(opened, rows, profile.measurement(rows, what, size, options.limits, not stopped), began, notes)
 
 
 def remember(bundle: Bundle, report: Report) -> Choice:
     """Keep a report's medians of the whole task as this machine's profile of the bundle; returns what `auto` takes now."""
-    rows = [
-        profile.Row(bundle.main, r.case.runtime, r.case.device, r.case.precision, r.case.threads, r.percentile(50))
-        for r in report.rows
-        if r.model_ms and not r.error
-    ]
-    profile.save(bundle, rows, report.input)
+    measured = [row for row in report.rows if row.round_ms or row.task_round_ms or row.model_ms]
+    fastest = min(measured, key=lambda row: row.percentile(50), default=None)
+    rows = []
+    for row in measured:
+        rounds = [(r.task_round_ms or r.round_ms) for r in (row, fastest or row)]
+        rows.append(row_from(row, row.percentile(50), noise_of(*rounds) if all(rounds) else 0.0))
+    profile.save(bundle, profile.measurement(rows, report.input))
     return choice.pick(bundle, bundle.main, "auto", "cpu", "auto", {})
+
+
+def row_from(samples: Samples, ms: float | None, noise: float) -> Row:
+    """A profile's row from raw samples."""
+    case, quality = samples.case, samples.quality
+    rounds = len(samples.task_round_ms or samples.round_ms)
+    return Row(
+        case.runtime,
+        case.device,
+        case.precision,
+        case.threads,
+        None if ms is None or samples.error else round(ms, 4),
+        round(noise, 4),
+        rounds,
+        round(samples.peak_mb, 1) if samples.peak_mb else None,
+        samples.bytes,
+        msgspec.convert(quality, Quality) if quality else None,
+        samples.placement.get("threads"),
+        samples.error,
+    )
+
+
+def thread_counts(available: int) -> list[int]:
+    """1, 2, 4 … and all cores."""
+    return sorted({*(2**n for n in range(available.bit_length()) if 2**n <= available), available})
+
+
+def _check(options: TuneOptions) -> None:
+    options.limits.check()
+    require_known(options.runtimes, options.precisions, [name for name in options.devices if name != "all"])
+    for name in ("budget_s", "seconds"):
+        value = getattr(options, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"got {name}={value}: expected a number of seconds > 0")
+    for count in options.threads:
+        if count is not None and not 1 <= count <= 1024:
+            raise InputError(f"got threads={count}: expected 1 to 1024")
+
+
+def _cases(bundle: Bundle, options: TuneOptions) -> tuple[list[Case], list[Row]]:
+    """Runtime × device × precision that can be measured, the documented order first; and rows of those that cannot.
+
+    Raises:
+        DeviceUnavailable: there is nothing to measure.
+    """
+    wrong = dict(choice.wrong_answers(bundle, choice.candidates(bundle, bundle.main, "auto", "auto")))
+    cases: list[Case] = []
+    failed: list[Row] = []
+    for runtime, precision in _pairs(bundle, options):
+        for device in _devices(runtime, options.devices):
+            why = _excluded(device, wrong.get((runtime, precision), ""))
+            if why:
+                failed.append(Row(runtime, device.name, precision, None, None, error=why))
+            else:
+                cases.append(Case(str(bundle.folder), runtime, device.name, precision))
+    if not cases:
+        why = "; ".join(dict.fromkeys(row.error for row in failed)) or "see `edgekit devices`"
+        asked = ", ".join([*options.runtimes, *options.precisions, *options.devices])
+        raise DeviceUnavailable(f"nothing of {bundle.name} can be measured here of what was asked for ({asked}): {why}")
+    return cases, failed
+
+
+def _excluded(device: Device, wrong: str) -> str:
+    """Why a combination is not measured; "" where it is."""
+    if wrong:
+        return f"not measured: {wrong}"
+    if not device.usable:
+        return device.why
+    return "" if device.kind == "hardware" else NOT_A_DEVICE.format(device.title or device.name, device.kind)
+
+
+def _pairs(bundle: Bundle, options: TuneOptions) -> list[tuple[str, str]]:
+    """Installed runtime × precision of the bundle, in the documented order."""
+    names = options.runtimes or ["auto"]
+    found = [c for name in names for c in choice.candidates(bundle, bundle.main, name, "auto")]
+    pairs = dict.fromkeys((runtime, variant.precision) for runtime, variant in found)
+    known = options.runtimes or registry.device_runtimes()
+    return [
+        (runtime, precision)
+        for runtime, precision in pairs
+        if runtime in known
+        and (not options.precisions or precision in options.precisions)
+        and find_runtime(runtime).installed()
+    ]
+
+
+def _devices(runtime: str, wanted: Iterable[str]) -> list[Device]:
+    """What of the wanted devices an engine knows here."""
+    try:
+        known = find_runtime(runtime).devices()
+    except EdgekitError:
+        return []
+    if "all" in wanted:
+        return [device for device in known if device.usable]
+    found: list[Device] = []
+    for name in wanted:
+        fitting = [d for d in known if name in (d.name, d.name.partition(":")[0])]
+        best = next((d for d in fitting if d.usable), next(iter(fitting), None))
+        if best is not None:
+            found.append(replace(best, name=name))
+    return found
+
+
+def _raced(bundle: Bundle, cases: Sequence[Case], image: str | None, options: TuneOptions) -> tuple[list[Row], bool]:
+    """The rows of all cases and thread counts, and whether it was stopped.
+
+    The ends are raced first, an engine's own count of threads and one; what is left after the first halving also with the
+    counts between.
+    """
+    asked = list(options.threads)
+    counts = asked or [None, 1]
+    first = [_threaded(case, count) for count in counts for case in cases if case.device == "cpu" or count == counts[0]]
+    timeout_s = max(ANSWER_S, options.budget_s / 2)
+    with Race(image, timeout_s) as race:
+        halving = Halving(race, options.budget_s, options.seconds, options.progress)
+        keeps = _keeper(halving) if options.front else (lambda row: False)
+        try:
+            halving.open([row_of(bundle, case) for case in first])
+            _drop_twins(halving)
+            halving.run(1, keeps)
+            if not asked:
+                halving.open([row_of(bundle, case) for case in _between(halving)])
+                _drop_twins(halving)
+            halving.run(MOST_ROUNDS, keeps)
+        except KeyboardInterrupt:
+            if not any(row.task_round_ms or row.round_ms for row in halving.rows):
+                raise
+            return _rows(halving), True
+    return _rows(halving), False
+
+
+def _threaded(case: Case, count: int | None) -> Case:
+    return msgspec.structs.replace(case, threads=count if case.device == "cpu" else None)
+
+
+def _between(halving: Halving) -> list[Case]:
+    """The thread counts that those on a cpu that are still in have not been raced with."""
+    pairs = {(row.case.runtime, row.case.precision): row.case for row in halving.race.rows if row.case.device == "cpu"}
+    ran = {
+        (r.case.runtime, r.case.precision, n)
+        for r in halving.rows
+        for n in (r.case.threads, r.placement.get("threads"))
+    }
+    counts = thread_counts(cores())
+    return [
+        _threaded(case, n) for case in pairs.values() for n in counts if (case.runtime, case.precision, n) not in ran
+    ]
+
+
+def _drop_twins(halving: Halving) -> None:
+    """End the second of two that run with the same number of threads, as the engine tells it."""
+    seen: set[tuple[str, str, str, int]] = set()
+    for row in halving.race.rows:
+        told = row.placement.get("threads")
+        if told is None or row.case.device != "cpu":
+            continue
+        key = (row.case.runtime, row.case.device, row.case.precision, told)
+        if key in seen:
+            halving.race.drop(row)
+            halving.rows.remove(row)
+        seen.add(key)
+
+
+def _keeper(halving: Halving) -> Callable[[Samples], bool]:
+    """Keeps what is on the front of all that was measured so far."""
+
+    def keeps(row: Samples) -> bool:
+        pairs = [(r, row_from(r, halving.ms(r), 0.0)) for r in halving.rows]
+        fronted = {id(r) for r in selection.front([converted for _, converted in pairs])}
+        return any(r is row and id(converted) in fronted for r, converted in pairs)
+
+    return keeps
+
+
+def _rows(halving: Halving) -> list[Row]:
+    """What a profile keeps of the samples."""
+    medians = {id(row): halving.ms(row) for row in halving.rows}
+    measured = [row for row in halving.rows if medians[id(row)] is not None and not row.error]
+    fastest = min(measured, key=lambda row: medians[id(row)] or math.inf, default=None)
+    noise = {id(row): halving.noise(row, fastest) for row in measured if fastest is not None and row is not fastest}
+    for row in halving.rows:
+        if not row.real and not row.error:  # as the engine tells it, once it is open
+            row.error = NOT_A_DEVICE.format(row.case.device, row.placement["kind"])
+    return [row_from(row, medians[id(row)], noise.get(id(row), 0.0)) for row in halving.rows]
+
+
+def _hurried(rows: Sequence[Row], budget_s: float) -> tuple[str, ...]:
+    """What is to be said where the budget did not allow rounds enough to tell the fastest apart."""
+    rounds = rows[0].rounds
+    if rounds >= TOLD_APART or len(rows) == 1:
+        return ()
+    allowed = f"{rounds} round{'s' if rounds > 1 else ''}"
+    return (
+        f"the budget of {budget_s:g} s allowed {allowed} of the fastest: a larger --budget tells it apart more surely",
+    )
+
+
+def _kept(
+    bundle: Bundle, rows: list[Row], measured: profile.Measurement, began: float, notes: tuple[str, ...]
+) -> Tuned:
+    """Store it, and say what `auto` takes now.
+
+    Raises:
+        EngineError: no row has a figure.
+    """
+    selected = selection.select(rows, measured.limits)
+    if selected is None:
+        told = "; ".join(dict.fromkeys(f"{row}: {row.error}" for row in rows if row.error))
+        raise EngineError(f"nothing of {bundle.name} could be measured: {told}")
+    path = profile.save(bundle, measured)
+    devices = measured.devices
+    picked = choice.pick(bundle, bundle.main, "auto", devices[0] if len(devices) == 1 else "auto", "auto", {})
+    return Tuned(
+        picked,
+        tuple(rows),
+        tuple(selection.front(rows)),
+        selected.met,
+        not measured.whole,
+        time.monotonic() - began,
+        measured.input,
+        path,
+        notes,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ def main() -> None:
     """Read commands from stdin and answer on the original stdout; what engines print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the terminal: who measures ends this process
     worker: Worker | None = None
     for line in sys.stdin:
         command = json.loads(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, InputError, NotInstalled
 from edgekit.machine import architecture, int8_overflows, processor
 from edgekit.manifest import Component, Speed, Variant
+from edgekit.selection import select
 
 # Without a profile, best first. x86-64: OpenVINO was fastest in every family measured, int8 before float.
 # Arm, by executed instructions on emulated boards (docs/raspberry-pi.md): LiteRT's int8 takes the fewest, a third of
@@ -53,12 +54,17 @@ RARE_PRECISIONS = ("fp16", "int8-dynamic", "int8-weights", "int4-weights")  # af
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine, a variant for it, its threads, and why these."""
+    """An engine, a variant for it, its device and threads, and why these.
+
+    `size` is the (height, width) of the image that it was measured with, None where it was not measured, or with none.
+    """
 
     runtime: str
     variant: Variant
     threads: int | None
     why: str
+    device: str = "cpu"
+    size: tuple[int, int] | None = None
 
 
 def pick(
@@ -69,22 +75,50 @@ def pick(
     precision: str,
     sizes: Mapping[str, int],
     threads: int | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Choice:
-    """Choose engine and variant; a named runtime or precision is kept to.
+    """Choose engine, variant and, where it is "auto", device; what is named is kept to.
+
+    `image_size`: (height, width) of the images that will come; of several that were measured the nearest is gone by,
+    the last one where this is left out.
 
     Raises:
         DeviceUnavailable: nothing in the bundle fits; says what there is. NotInstalled.
     """
     options = candidates(bundle, component, runtime, precision)
-    installed = [c for c in options if _runtime(c[0]).installed()]
-    if not installed:
+    if not options or (runtime != "auto" and not _runtime(runtime).installed()):
+        _refuse(bundle, component, runtime, precision, options)
+    fitting = _of_sizes(bundle, component, runtime, options, sizes)
+    named = runtime != "auto" and precision != "auto"
+    wrong = {} if named else dict(wrong_answers(bundle, fitting))
+    stale = ""
+    if not named or device == "auto":
+        trusted: dict[tuple[str, str], Variant] = {
+            (r, v.precision): v for r, v in reversed(fitting) if (r, v.precision) not in wrong
+        }
+        known, stale = profile.state(bundle)
+        measured = _measured(known, trusted, device, threads, image_size) if known else None
+        if measured is not None:
+            return measured
+    device = "cpu" if device == "auto" else device
+    fitting = [c for c in fitting if _runtime(c[0]).installed()]
+    if not fitting:
         _refuse(bundle, component, runtime, precision, options)
     if runtime == "auto" and device != "cpu":
-        installed = [c for c in installed if _has(c[0], device)]
-        if not installed:
+        fitting = [c for c in fitting if _has(c[0], device)]
+        if not fitting:
             raise DeviceUnavailable(
                 f"no installed engine that reads {bundle.name} has the device '{device}': use device='cpu', or see `edgekit devices`"
             )
+    if named:
+        return Choice(runtime, fitting[0][1], threads, "asked for", device)
+    return _by_order(bundle, runtime, fitting, wrong, Choice(runtime, fitting[0][1], threads, stale, device))
+
+
+def _of_sizes(
+    bundle: Bundle, component: str, runtime: str, options: list[tuple[str, Variant]], sizes: Mapping[str, int]
+) -> list[tuple[str, Variant]]:
+    """The candidates that have these sizes of the free dimensions, or leave them free."""
     described = bundle.component(component)
     free = {d for s in described.inputs for d in s.shape if isinstance(d, str)}
     free |= {d for v in described.variants for d in v.sizes}
@@ -92,24 +126,50 @@ def pick(
         raise InputError(
             f"got sizes of {', '.join(unknown)}: {bundle.name} has {', '.join(sorted(free)) or 'none free'}"
         )
-    fitting = [c for c in installed if _fits(c[1], sizes)]
+    fitting = [c for c in options if _fits(c[1], sizes)]
     if not fitting:
-        have = sorted({str(dict(v.sizes)) for _, v in installed})
+        have = sorted({str(dict(v.sizes)) for _, v in options})
         raise DeviceUnavailable(f"{bundle.name} has no file for {runtime} of the sizes {dict(sizes)}: it has {have}")
-    if runtime != "auto" and precision != "auto":
-        return Choice(runtime, fitting[0][1], threads, "asked for")
-    wrong = dict(_wrong(bundle, fitting))
-    trusted: set[tuple[str, str]] = {pair for r, v in fitting if (pair := (r, v.precision)) not in wrong}
-    measured = profile.fastest(bundle, component, device, trusted, threads)
-    if measured is not None:
-        name, variant = next(c for c in fitting if (c[0], c[1].precision) == (measured.runtime, measured.precision))
-        return Choice(name, variant, threads or measured.threads, measured.why)
+    return fitting
+
+
+def _measured(
+    known: profile.Profile,
+    trusted: Mapping[tuple[str, str], Variant],
+    device: str,
+    threads: int | None,
+    image_size: tuple[int, int] | None,
+) -> Choice | None:
+    """What the profile of this machine says of these candidates; engines that are gone since are passed over."""
+    measured = known.nearest(device, image_size)
+    rows = [
+        row
+        for row in (measured.rows if measured else ())
+        if device in ("auto", row.device)
+        and (row.runtime, row.precision) in trusted
+        and threads in (None, row.threads, row.ran)
+    ]
+    while measured and (selected := select(rows, measured.limits)):
+        row = selected.row
+        if _runtime(row.runtime).installed():
+            why = f"measured here on {measured.measured_at} with {measured.input}{measured.notes()}: {selected.why}"
+            variant = trusted[row.runtime, row.precision]
+            return Choice(row.runtime, variant, threads or row.threads, why, row.device, measured.size)
+        rows = [other for other in rows if other.runtime != row.runtime]
+    return None
+
+
+def _by_order(
+    bundle: Bundle, runtime: str, fitting: list[tuple[str, Variant]], wrong: dict[tuple[str, str], str], asked: Choice
+) -> Choice:
+    """The first of the documented order that nothing speaks against; `asked.why` says what is wrong with the profile."""
     slow = {**dict(_slower(bundle, fitting)), **wrong}
     name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
     passed = [why for pair, why in slow.items() if _before(fitting, pair, (name, variant.precision))]
     after = f", passing over {'; '.join(passed)}" if passed else ""
-    return Choice(name, variant, threads, f"{first} on {_kind()}{after}: `edgekit tune` measures")
+    remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
+    return replace(asked, runtime=name, variant=variant, why=f"{first} on {_kind()}{after}: {remedy}")
 
 
 def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> list[tuple[str, Variant]]:
@@ -203,7 +263,7 @@ def _slower(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[
             yield pair, f"{' '.join(pair)} ({speed.ms:.3g} ms on {speed.processor}, fp32 {speed.fp32_ms:.3g})"
 
 
-def _wrong(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
+def wrong_answers(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
     """What answers otherwise than the engine of the file's own format, which was compared with PyTorch."""
     agreed = [a for component in bundle.manifest.components.values() for a in component.agreement if a.wrong]
     for runtime, variant in fitting if agreed else ():

@@ -101,6 +101,14 @@ def memory_mb(root: Path = SYSTEM) -> int | None:
     return None
 
 
+def available_mb(root: Path = SYSTEM) -> int | None:
+    """Memory in MiB that can be had without swapping, None where the system does not tell."""
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) // 1024
+    return None
+
+
 def governor(root: Path = SYSTEM) -> str | None:
     """The frequency governor of the first core, None where the system shows none."""
     return _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,9 @@ METRICS = {  # how people write them
 }
 
 
+LOWER_IS_BETTER = ("nats_per_char", "velocity_mse", "noise_percent", "brightness_levels", "frechet")
+
+
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Immutable; unknown keys are refused, defaults are not written."""
 
@@ -64,6 +68,16 @@ class Quality(_Strict, frozen=True):
     def __str__(self) -> str:
         """ "37.30 dB PSNR"."""
         return f"{self.figure} {METRICS.get(self.metric, self.metric)}"
+
+
+def higher_is_better(qualities: Iterable[Quality]) -> bool:
+    """The direction of a metric, as the recorded drops tell it; by its name where none of them lost anything."""
+    found = list(qualities)
+    whole = [q.value for q in found if not q.drop]
+    for quality in found:
+        if whole and quality.drop and quality.value != whole[0]:
+            return (whole[0] - quality.value) * quality.drop > 0
+    return not any(q.metric in LOWER_IS_BETTER for q in found)
 
 
 class Parity(_Strict, frozen=True):

@@ -419,7 +419,8 @@ def open_session(
     Args:
         source: a bundle (folder, .zip, shipped name), or a .onnx, .xml or .tflite file.
         runtime: an engine's name, or "auto": the measured profile of this machine, else the documented order.
-        device: "cpu", "gpu", "npu", with an index where there are several ("gpu:1"). Strict.
+        device: "cpu", "gpu", "npu", with an index where there are several ("gpu:1"): strict. "auto": the fastest that
+            was measured here, "cpu" where none was.
         precision: a precision of the bundle ("fp32", "int8", …), strict, or "auto".
         threads: engine threads; None leaves it to the engine.
         component: which graph of the bundle.
@@ -450,7 +451,7 @@ def open_session(
 
     def opening(variant: Variant) -> Session:
         model = _model(bundle, described, variant, sizes or {})
-        return _opened(picked.runtime, model, device, picked.threads, options)
+        return _opened(picked.runtime, model, picked.device, picked.threads, options)
 
     alike = choice.alike(described, picked.variant)
     if len(alike) > 1 and not sizes:
@@ -483,6 +484,7 @@ def _open_file(path: Path, name: str, device: str, precision: str, threads: int 
     if precision != "auto":
         raise InputError(f"got precision '{precision}' for '{path.name}': a lone file has the precision it has")
     model = Model(path, SUFFIXES[path.suffix], "file")
+    device = "cpu" if device == "auto" else device
     readers = [n for n in registry.names("runtimes") if model.format in runtime(n).formats]
     if name != "auto":
         if model.format not in runtime(name).formats:

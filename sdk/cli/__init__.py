@@ -24,7 +24,7 @@ COMMANDS = {
     "verify": "device",
     "doctor": "device",
     "bench": "measuring",
-    "tune": "measuring",
+    "tune": "tuning",
     "export": "host",
     "quantize": "quantizing",
     "build": "host",

@@ -1,4 +1,4 @@
-"""What is measured: bench, tune."""
+"""What is measured: bench."""
 
 from __future__ import annotations
 
@@ -74,24 +74,6 @@ def bench(
         out_console.print(f"this run found {found} fastest: `edgekit tune {bundle}{sized}` makes auto take it")
     if any(row.error for row in measured.rows):
         sys.exit(1)
-
-
-@command("edgekit tune sr-x2")
-@click.argument("bundle")
-@click.option("--size", default="640x360", show_default=True, help="Width x height of the input image.")
-@json_option
-def tune(bundle: str, size: str, as_json: bool) -> None:
-    """Measure a bundle here, and let `auto` choose by it."""
-    from edgekit.benchmarks.tuning import remember
-
-    measured, opened = _measured(bundle, (), (), size=parse_size(size), rounds=3, seconds=0.5)
-    chosen = remember(opened, measured)
-    answer = {"runtime": chosen.runtime, "precision": chosen.variant.precision, "why": chosen.why}
-    if as_json:
-        print_json(answer)
-        return
-    out_console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}", soft_wrap=True)
-    return
 
 
 def _measured(bundle: str, runtimes: Any, precisions: Any, **options: Any) -> tuple[Any, Any]:

@@ -19,12 +19,15 @@ def load(
     precision: str = "auto",
     threads: int | None = None,
     isolate: bool | Isolation = False,
+    image_size: tuple[int, int] | None = None,
 ) -> Any:
     """Load a bundle as its task: an object to call, with `.info()`.
 
     Args:
         source: a bundle's folder or .zip, or the name of one that ships ("sr-x2").
         runtime, device, precision, threads, isolate: as for `open_session`.
+        image_size: (height, width) of the images that will come, where `edgekit tune` measured several sizes: "auto" goes
+            by the nearest; by the one that was measured last where this is left out.
 
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
@@ -33,4 +36,5 @@ def load(
     if bundle.manifest.task is None:
         raise BundleError(f"{bundle.name} states no task: open it with edgekit.open_session('{bundle.name}')")
     task = registry.find("tasks", bundle.manifest.task.name)
-    return task(bundle, runtime, device=device, precision=precision, threads=threads, isolate=isolate)
+    request = {"device": device, "precision": precision, "threads": threads, "isolate": isolate}
+    return task(bundle, runtime, **request, image_size=image_size)

@@ -42,6 +42,7 @@ class Task(Closing):
         precision: str = "auto",
         threads: int | None = None,
         isolate: bool | Isolation = False,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         assert bundle.manifest.task is not None
         try:
@@ -49,11 +50,11 @@ class Task(Closing):
         except msgspec.ValidationError as error:
             raise ManifestError(f"{bundle.name}: the settings of task '{self.name}' are wrong: {error}") from error
         self.bundle = bundle
-        self._device, self._isolate = device, isolate
+        self._isolate = isolate
         for component in self.components:
             bundle.component(component)
         self._precision = precision
-        self._picked = choice.pick(bundle, self.components[0], runtime, device, precision, {}, threads)
+        self._picked = choice.pick(bundle, self.components[0], runtime, device, precision, {}, threads, image_size)
         self._sessions: dict[tuple[str, tuple[tuple[str, int], ...]], Session] = {}
         self._last: Session | None = None
         self._closed = False
@@ -65,9 +66,12 @@ class Task(Closing):
             "name": self.bundle.name,
             "task": self.name,
             **msgspec.to_builtins(self.settings),
-            "why": self._picked.why,
+            "why": self._why(),
             "placement": msgspec.to_builtins(self.placement()),
         }
+
+    def _why(self) -> str:
+        return self._picked.why
 
     @property
     def variant(self) -> Variant:
@@ -135,7 +139,7 @@ class Task(Closing):
                 session = open_session(
                     self.bundle,
                     self._picked.runtime,
-                    device=self._device,
+                    device=self._picked.device,
                     precision=self._picked.variant.precision if self._precision == "auto" else self._precision,
                     threads=self._picked.threads,
                     component=component,

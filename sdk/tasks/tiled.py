@@ -12,12 +12,14 @@ from edgekit import images, tiling
 from edgekit.bundle import Bundle
 from edgekit.errors import ImageError, ManifestError
 from edgekit.images import UInt8
+from edgekit.profile import pixels
 from edgekit.session import Session
 from edgekit.tasks.task import Task
 from edgekit.tensors import Array
 from edgekit.tiling import Tile
 
 MAX_TILE = 512  # input pixels a side where shapes are free: some 100 MB of activations at 32 channels
+OTHER = 2.0  # times the pixels: what was measured with so many says little
 MAX_WINDOW = 2**24  # pixels of a file of fixed sizes
 
 
@@ -55,6 +57,7 @@ class TiledTask(Task):
             1 if whole else min((sizes[side] for sizes in fixed), default=1) for side in ("height", "width")
         )
         self._buffers = threading.local()
+        self._seen: tuple[int, int] | None = None  # height and width of the last image
         self._session_of(next(iter(self._windows), None))  # errors come here, not with the first image
 
     def tiles(self, image: UInt8) -> Iterator[tuple[int, int, UInt8]]:
@@ -68,6 +71,14 @@ class TiledTask(Task):
     def info(self) -> dict[str, Any]:
         """Name, settings, sizes of tiles, and what runs where and why."""
         return {**super().info(), "tile_sizes": [list(w) for w in self._windows] or f"any up to {self._max_tile}"}
+
+    def _why(self) -> str:
+        """Why this engine and file; whether images are of quite another size than that which was measured."""
+        size, seen = self._picked.size, self._seen
+        if size is None or seen is None or 1 / OTHER < pixels(seen) / pixels(size) < OTHER:
+            return self._picked.why
+        shape = f"{seen[1]}x{seen[0]}"
+        return f"{self._picked.why}; the last image was {shape}: `edgekit tune {self.bundle.name} --size {shape}` measures that"
 
     def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
         """The session, and the image, or its first tile, as it gets it."""
@@ -94,6 +105,7 @@ class TiledTask(Task):
 
     def _pieces(self, image: UInt8) -> Iterator[tuple[int, int, UInt8]]:
         """What `tiles` gives, of an RGB image; what lies beyond the image's own ends is cut off."""
+        self._seen = image.shape[0], image.shape[1]
         height, width = image.shape[0] * self.scale, image.shape[1] * self.scale
         image = self._filled(image)
         window, tiles = self._plan(*image.shape[:2])

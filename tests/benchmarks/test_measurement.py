@@ -13,7 +13,7 @@ from sdk.doubles import replace_file
 
 import edgekit
 from edgekit import machine
-from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, race, report, tune
+from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, race, report
 from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
 from edgekit.benchmarks.sampling import timed
 from edgekit.benchmarks.tuning import remember
@@ -79,7 +79,7 @@ def test_a_damaged_bundle_is_not_measured(tmp_path: Path) -> None:
     folder = shutil.copytree(shipped()["sr-x2"], tmp_path / "sr-x2")
     (folder / "model-int8.onnx").write_bytes(b"damaged")
     with pytest.raises(HashMismatch, match="model-int8"):
-        tune(folder, options=QUICK)
+        measure(folder, options=QUICK)
 
 
 def test_nothing_to_measure_says_so() -> None:
@@ -99,17 +99,11 @@ def test_auto_avoids_an_int8_that_is_slower_and_the_table_says_so() -> None:
     bundle = Bundle.open("sr-x2")
     measured = made_up(bundle, {("openvino", "fp32"): 10.0, ("openvino", "int8"): 14.0, ("litert", "fp32"): 12.0})
     chosen = remember(bundle, measured)
-    assert (chosen.runtime, chosen.variant.precision) == ("openvino", "fp32") and "11.0 ms" in chosen.why
+    assert (chosen.runtime, chosen.variant.precision) == ("openvino", "fp32") and "11 ms" in chosen.why
     rows = report.cells(measured, chosen)
     assert rows[0][-1] == "← auto" and rows[1][-1] == "slower than fp32"
     upscaler = edgekit.load("sr-x2")
     assert upscaler.placement().precision == "fp32" and "measured here" in upscaler.info()["why"]
-
-
-def test_tune_remembers(own_cache: Path) -> None:
-    chosen = tune("sr-x2", options=QUICK)
-    assert "fastest measured here" in chosen.why and list((own_cache / "profiles").iterdir())
-    assert edgekit.load("sr-x2").placement().runtime == chosen.runtime
 
 
 def test_reports_for_people() -> None:

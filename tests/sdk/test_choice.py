@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
 from edgekit.errors import DeviceUnavailable, InputError
 from edgekit.manifest import Manifest, Speed
-from edgekit.profile import Row
+from edgekit.selection import Row
 from edgekit.session import open_session
 
 
@@ -28,17 +27,12 @@ def bundle(tmp_path: Path) -> Bundle:
     return Bundle.open(shutil.copytree(find("sr-x2"), tmp_path / "sr-x2"))
 
 
-@pytest.fixture(autouse=True)
-def machine() -> Iterator[None]:
-    """No test leaves the name of a made-up machine behind."""
-    cached = profile.machine
-    cached.cache_clear()
-    yield
-    cached.cache_clear()
-
-
 def row(runtime: str, precision: str, p50_ms: float, threads: int | None = None, device: str = "cpu") -> Row:
-    return Row("model", runtime, device, precision, threads, p50_ms)
+    return Row(runtime, device, precision, threads, p50_ms)
+
+
+def save(bundle: Bundle, rows: list[Row], **more: Any) -> Path:
+    return profile.save(bundle, profile.measurement(rows, **more))
 
 
 def auto(
@@ -87,7 +81,7 @@ def test_order_takes_fp32_where_there_is_no_int8(bundle: Bundle) -> None:
 
 
 def test_what_is_named_is_kept_to_and_needs_no_reason(bundle: Bundle) -> None:
-    profile.save(bundle, [row("litert", "int8", 1.0, threads=3)])
+    save(bundle, [row("litert", "int8", 1.0, threads=3)])
     picked = auto(bundle, "onnxruntime", precision="fp32", threads=2)
     assert (named(picked), picked.threads, picked.why) == (("onnxruntime", "fp32"), 2, "asked for")
 
@@ -113,43 +107,43 @@ MEASURED = [
 def test_auto_takes_the_fastest_measured_of_what_is_allowed(
     bundle: Bundle, runtime: str, precision: str, expected: tuple[str, str]
 ) -> None:
-    profile.save(bundle, MEASURED)
+    save(bundle, MEASURED)
     picked = auto(bundle, runtime, precision=precision)
     assert named(picked) == expected
-    assert "fastest measured here" in picked.why
+    assert "measured here" in picked.why
 
 
 def test_the_reason_names_latency_and_the_next_best(bundle: Bundle) -> None:
-    profile.save(bundle, MEASURED)
-    assert "1.5 ms, ahead of onnxruntime int8 (2.0 ms)" in auto(bundle).why
+    save(bundle, MEASURED)
+    assert "the fastest: 1.5 ms, ahead of onnxruntime int8 (2 ms)" in auto(bundle).why
 
 
 def test_a_measured_engine_that_is_gone_is_passed_over(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile.save(bundle, MEASURED)
+    save(bundle, MEASURED)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert named(auto(bundle)) == ("openvino", "int8")
 
 
 def test_saving_again_replaces_what_was_measured(bundle: Bundle) -> None:
-    profile.save(bundle, MEASURED)
-    path = profile.save(bundle, [row("litert", "fp32", 1.0)])
+    save(bundle, MEASURED)
+    path = save(bundle, [row("litert", "fp32", 1.0)])
     assert named(auto(bundle)) == ("litert", "fp32")
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_rows_of_another_device_are_not_taken(bundle: Bundle) -> None:
-    profile.save(bundle, [row("litert", "fp32", 0.1, device="gpu")])
+    save(bundle, [row("litert", "fp32", 0.1, device="gpu")])
     assert "default order" in auto(bundle).why
 
 
 def test_threads_of_the_fastest_row_are_taken(bundle: Bundle) -> None:
-    profile.save(bundle, [row("onnxruntime", "int8", 5.0, threads=1), row("openvino", "int8", 3.0, threads=2)])
+    save(bundle, [row("onnxruntime", "int8", 5.0, threads=1), row("openvino", "int8", 3.0, threads=2)])
     picked = auto(bundle)
     assert (picked.runtime, picked.threads) == ("openvino", 2)
 
 
 def test_threads_that_are_asked_for_are_kept_to(bundle: Bundle) -> None:
-    profile.save(bundle, [row("onnxruntime", "int8", 5.0, threads=1), row("openvino", "int8", 3.0, threads=2)])
+    save(bundle, [row("onnxruntime", "int8", 5.0, threads=1), row("openvino", "int8", 3.0, threads=2)])
     picked = auto(bundle, threads=1)
     assert (picked.runtime, picked.threads) == ("onnxruntime", 1)
     unmeasured = auto(bundle, threads=4)
@@ -157,41 +151,8 @@ def test_threads_that_are_asked_for_are_kept_to(bundle: Bundle) -> None:
     assert "default order" in unmeasured.why
 
 
-def ignored(bundle: Bundle) -> bool:
-    """Whether `auto` goes by the default order although MEASURED says otherwise."""
-    return profile.load(bundle) is None and "default order" in auto(bundle).why
-
-
-def test_a_profile_of_another_machine_is_ignored(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere = profile.save(bundle, MEASURED)
-    assert not ignored(bundle)
-    monkeypatch.setattr(profile, "machine", lambda: "another processor")
-    assert ignored(bundle)
-    here = profile.save(bundle, MEASURED)
-    assert not ignored(bundle)
-    shutil.copy(elsewhere, here)
-    assert ignored(bundle)
-
-
-def test_a_profile_of_another_bundle_is_ignored(bundle: Bundle) -> None:
-    before = profile.save(bundle, MEASURED)
-    edit_manifest(bundle.folder, lambda m: m.update(version="2"))
-    changed = Bundle.open(bundle.folder)
-    assert ignored(changed)
-    shutil.copy(before, profile.save(changed, MEASURED))
-    assert ignored(changed)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"bundle": "x"}', b'{"a":' * 100_000], ids=lambda c: repr(c[:8])
-)
-def test_a_corrupt_profile_is_ignored(bundle: Bundle, content: bytes) -> None:
-    profile.save(bundle, MEASURED).write_bytes(content)
-    assert ignored(bundle)
-
-
 def test_profiles_lie_in_the_cache(bundle: Bundle, own_cache: Path) -> None:
-    assert profile.save(bundle, MEASURED).is_relative_to(own_cache)
+    assert save(bundle, MEASURED).is_relative_to(own_cache)
 
 
 def test_sizes_of_no_dimension_are_refused() -> None:
@@ -263,9 +224,9 @@ class TestMarkedSpeeds:
 
     def test_a_measured_profile_decides_before_the_marks(self, bundle: Bundle) -> None:
         marked = with_speeds(bundle, speed("openvino", 3.0, 2.0))
-        profile.save(marked, MEASURED[:1])
+        save(marked, MEASURED[:1])
         picked = auto(marked)
-        assert named(picked) == ("openvino", "int8") and "fastest measured here" in picked.why
+        assert named(picked) == ("openvino", "int8") and "measured here" in picked.why
 
     def test_marks_of_another_architecture_say_nothing(self, bundle: Bundle) -> None:
         marked = with_speeds(bundle, speed("openvino", 3.0, 2.0, architecture="aarch64"))
@@ -335,7 +296,7 @@ def test_auto_leaves_alone_what_answers_otherwise(bundle: Bundle, monkeypatch: p
     picked = auto(changed)
     assert named(picked) != ("openvino", "int8") and "1 dB from another engine" in picked.why
     assert named(auto(changed, "onnxruntime")) == ("onnxruntime", "int8")  # the format's own engine
-    profile.save(changed, [row("openvino", "int8", 0.1), row("litert", "int8", 9.0)])
+    save(changed, [row("openvino", "int8", 0.1), row("litert", "int8", 9.0)])
     assert named(auto(changed)) == ("litert", "int8")
     assert named(auto(changed, "openvino", precision="int8")) == ("openvino", "int8")  # asked for by name
 
