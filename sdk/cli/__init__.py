@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "device",
     "bench": "measuring",
     "tune": "tuning",
+    "estimate": "estimating",
     "export": "host",
     "quantize": "quantizing",
     "build": "host",
