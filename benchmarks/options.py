@@ -20,7 +20,8 @@ class Thorough:
     """What is taken down beside latency: processor time, stages, throughput, memory, energy, by round.
 
     `fps` paces calls too; every case is loaded in `loads` fresh processes, its files put out of memory before if
-    `drop_cache`; rounds go on for `minutes` where that is given. `keep` keeps what was measured when Ctrl-C ends it.
+    `drop_cache`; rounds go on for `minutes` where that is given. `keep` keeps what was measured when Ctrl-C ends it;
+    `bound` shows MLPerf's early-stopping bound.
     """
 
     fps: float | None = None
@@ -28,6 +29,7 @@ class Thorough:
     drop_cache: bool = False
     minutes: float | None = None
     keep: bool = False
+    bound: bool = False
 
 
 LATENCY_ALONE = Thorough(loads=1)

@@ -89,4 +89,5 @@ def _add(row: Row, answer: dict[str, Any]) -> None:
     row.model_counts += [len(model_ms)] if model_ms else []
     row.task_counts += [len(task_ms)] if task_ms else []
     row.peak_mb = answer.get("peak_mb", row.peak_mb)
+    row.per_second += [answer["per_second"]] if "per_second" in answer else []
     row.details += [msgspec.convert(answer["detail"], Detail)] if "detail" in answer else []

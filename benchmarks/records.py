@@ -47,8 +47,7 @@ class Detail(msgspec.Struct, frozen=True):
     """What one round tells beside latency; None and empty where it could not be had, or there is no task.
 
     `model_cpu_ms` and `task_cpu_ms` are a call's processor time, all threads together; `stages_ms` one use of the task
-    after another: before the network's first run, in its runs, after and between them; `per_second` runs of the
-    network with several in flight; `paced_ms` calls at the frame rate, of which `late` were not done when the next
+    after another: before the network's first run, in its runs, after and between them; `paced_ms` calls at the frame rate, of which `late` were not done when the next
     was due; `joules` of the whole machine for a call, as `energy` tells them; `rss_mb` (seconds since the load, MiB);
     `elsewhere` the cores that other programs used.
     """
@@ -56,7 +55,6 @@ class Detail(msgspec.Struct, frozen=True):
     model_cpu_ms: float
     task_cpu_ms: float | None = None
     stages_ms: list[tuple[float, float, float]] = []
-    per_second: float | None = None
     paced_ms: list[float] = []
     late: int = 0
     joules: float | None = None
@@ -71,7 +69,8 @@ class Row(msgspec.Struct):
     `model_ms` is `session.run`; `task_ms` the whole task, decoded image in, finished image out: all calls but the
     first, warm or not; `model_counts` and `task_counts` say how many of them each round took, `round_ms` and
     `task_round_ms` are the rounds' medians. `load_ms` and `first_ms` are those of the process that went on, `loads`
-    of all. `runs` says how often one use of the task runs each component; `details` has one a round where asked for.
+    of all. `runs` says how often one use of the task runs each component; `details` has one a round where asked for;
+    `per_second` are runs of the network as a stream, several under way (`Session.map`), after the last round.
     """
 
     case: Case
@@ -87,6 +86,7 @@ class Row(msgspec.Struct):
     round_ms: list[float] = []
     task_round_ms: list[float] = []
     details: list[Detail] = []
+    per_second: list[float] = []
     runs: dict[str, int] = {}
     peak_mb: float | None = None
     placement: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from edgekit.benchmarks.records import Case, Load, Row
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
 
+RATES = 3  # how often throughput is measured
 STOPPED = "stopped before it was measured"
 
 
@@ -97,6 +98,9 @@ class Rounds:
             self.watch.look()
             if self._options.enough(self.rows[-count:]):
                 break
+        if self._options.thorough:  # last, as what runs several at once holds more memory
+            for _ in range(RATES):
+                race.round({"do": "rate", "seconds": self._options.seconds / 2})
 
     def _part(self, number: int, spent_s: float) -> float:
         """How much of the rounds is done, 0…1."""

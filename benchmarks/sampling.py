@@ -1,17 +1,15 @@
-"""How a call is timed: call after call, paced, split into stages, several in flight; and what the process takes for it."""
+"""How a call is timed: call after call, paced, split into stages, as a stream; and what the process takes for it."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-IN_FLIGHT = 4  # runs handed in at once where throughput is asked for
 LOOK_S = 0.25  # between two readings of memory and power
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -106,17 +104,16 @@ def overheard(task: Any, heard: Callable[[str, float, float], None]) -> Iterator
             del session.run, session.borrow
 
 
-def per_second(submit: Callable[[], Any], seconds: float) -> float:
-    """Runs a second with IN_FLIGHT of them handed in at once; `submit` gives a future of one."""
-    flying = deque(submit() for _ in range(IN_FLIGHT))
+def per_second(results: Iterator[Any], seconds: float) -> float:
+    """Results a second of a stream without end, once the first is there."""
+    next(results)
     done, start = 0, time.perf_counter()
-    end = start + seconds
-    while flying:
-        flying.popleft().result()
+    now = start
+    while done < 2 or now < start + seconds:
+        next(results)
         done += 1
-        if done < 2 or time.perf_counter() < end:
-            flying.append(submit())
-    return done / (time.perf_counter() - start)
+        now = time.perf_counter()
+    return done / (now - start)
 
 
 def cpu_ms(call: Callable[[], list[float]]) -> tuple[list[float], float]:

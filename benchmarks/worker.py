@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from edgekit.benchmarks.sampling import Elsewhere, cpu_ms, overheard, paced, pea
 
 def main() -> None:
     """Read commands from stdin and answer on the original stdout; what engines print goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who measures: what was measured is to be kept
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the terminal: who measures ends this process
@@ -30,6 +32,8 @@ def main() -> None:
                 _answer(answers, worker.opened)
             elif command["do"] == "round" and worker is not None:
                 _answer(answers, worker.round(command["seconds"], command.get("alone", True), command.get("detail")))
+            elif command["do"] == "rate" and worker is not None:
+                _answer(answers, {"per_second": per_second(worker.stream(), command["seconds"])})
         except Exception as error:  # every failure of an engine is a row of the report
             _answer(answers, {"error": f"{type(error).__name__}: {error}"})
 
@@ -56,7 +60,7 @@ class Worker:
         else:
             session, inputs, loaded = _component(bundle, case, request)
         self.model: Callable[[], Any] = lambda: session.run(inputs)
-        self.submit: Callable[[], Any] = lambda: session.submit(inputs)
+        self.stream: Callable[[], Any] = lambda: session.map(itertools.repeat(inputs))
         first = time.perf_counter()
         self.model()
         first_ms = (time.perf_counter() - first) * 1e3
@@ -108,7 +112,6 @@ class Worker:
             "model_cpu_ms": model_cpu_ms,
             "task_cpu_ms": task_cpu_ms,
             "stages_ms": staged(self.whole, self.task, seconds / 4) if self.task else [],
-            "per_second": per_second(self.submit, seconds / 4),
             "joules": joules,
             "energy": meter.source,
         }

@@ -15,10 +15,11 @@ from rich.progress import Progress
 
 import edgekit
 from edgekit import choice, images, profile
-from edgekit.benchmarks import MeasureOptions, measure, report
+from edgekit.benchmarks import MeasureOptions, measure
 from edgekit.benchmarks.cases import cases_of
 from edgekit.benchmarks.measurement import sample_photo
 from edgekit.benchmarks.records import Report
+from edgekit.benchmarks.reports import figures, table
 from edgekit.benchmarks.tuning import remember
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, ImageError
@@ -73,10 +74,14 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
     if profile.load(bundle) is None:  # the first run tunes; a later one does not undo `edgekit tune`
         remember(bundle, measured)
     chosen = choice.pick(bundle, bundle.main, "auto", "cpu", "auto", {})
-    rows = report.cells(measured, chosen, quality)
+    rows = figures.figures(measured, chosen, quality)
     machine = measured.machine
     title = f"{bundle.name} on {machine['processor']} ({machine['cores']} cores), {low.shape[1]} × {low.shape[0]} → ×{scale}"
-    console.print(report.table(rows, title, "PSNR dB", console.width))
+    console.print(title, style="bold", soft_wrap=True)
+    for named in table.tables(measured, rows):
+        console.print(table.drawn(named, console.width))
+    for note in figures.footnotes(measured):
+        console.print(note, soft_wrap=True)
     console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}")
     enlarged = edgekit.load(bundle)(photo)
     images.write_image(out / f"{path.stem}-x{scale}.png", enlarged)

@@ -23,7 +23,7 @@ COMMANDS = {
     "web": "web",
     "verify": "device",
     "doctor": "device",
-    "bench": "measuring",
+    "bench": "bench",
     "tune": "tuning",
     "estimate": "estimating",
     "export": "host",

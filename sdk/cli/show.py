@@ -25,12 +25,12 @@ STOPPED = 130  # the exit code of what Ctrl-C ends
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for machines.")
 
 
-def command(example: str) -> Callable[[Callable[..., Any]], click.Command]:
+def command(example: str, cls: type[click.Command] = click.Command) -> Callable[[Callable[..., Any]], click.Command]:
     """A sub-command whose help ends with an example, and which knows --debug as well as `edgekit` does."""
     debug = click.option(
         "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback."
     )
-    return lambda function: click.command(epilog=f"\b\nExample:\n  {example}")(debug(function))
+    return lambda function: click.command(cls=cls, epilog=f"\b\nExample:\n  {example}")(debug(function))
 
 
 def _debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

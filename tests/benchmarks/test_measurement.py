@@ -13,8 +13,9 @@ from sdk.doubles import replace_file
 
 import edgekit
 from edgekit import machine
-from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, race, report
+from edgekit.benchmarks import Case, MeasureOptions, Report, Row, measure, race
 from edgekit.benchmarks.cases import cases_of, component_cases, usual_sizes
+from edgekit.benchmarks.reports import figures
 from edgekit.benchmarks.sampling import timed
 from edgekit.benchmarks.tuning import remember
 from edgekit.benchmarks.worker import golden_inputs, runs_of
@@ -64,8 +65,8 @@ def test_a_crash_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     result = measure("sr-x2", ["onnxruntime"], options=QUICK)
     dead, alive = result.rows
     assert "died of SIGKILL" in dead.error and not alive.error and alive.model_ms
-    rows = report.cells(result, None)
-    assert rows[0][-1] == "failed" and "died" in report.footnotes(result)[0]
+    rows = figures.figures(result)
+    assert rows[0].marks == "failed" and "died" in figures.footnotes(result)[0]
 
 
 def test_an_error_of_the_engine_is_a_row(tmp_path: Path) -> None:
@@ -100,19 +101,10 @@ def test_auto_avoids_an_int8_that_is_slower_and_the_table_says_so() -> None:
     measured = made_up(bundle, {("openvino", "fp32"): 10.0, ("openvino", "int8"): 14.0, ("litert", "fp32"): 12.0})
     chosen = remember(bundle, measured)
     assert (chosen.runtime, chosen.variant.precision) == ("openvino", "fp32") and "11 ms" in chosen.why
-    rows = report.cells(measured, chosen)
-    assert rows[0][-1] == "← auto" and rows[1][-1] == "slower than fp32"
+    rows = figures.figures(measured, chosen)
+    assert rows[0].marks == "← auto" and rows[1].marks == "slower than fp32"
     upscaler = edgekit.load("sr-x2")
     assert upscaler.placement().precision == "fp32" and "measured here" in upscaler.info()["why"]
-
-
-def test_reports_for_people() -> None:
-    bundle = Bundle.open("sr-x2")
-    measured = made_up(bundle, {("openvino", "fp32"): 10.0, ("openvino", "int8"): 4.0})
-    rows = report.cells(measured, None, {("openvino", "int8"): "36.90"})
-    assert rows[1][2] == "36.90" and rows[1][6] == "2.20×"
-    assert report.markdown(rows, "PSNR dB").splitlines()[0].startswith("| engine | precision | PSNR dB |")
-    assert len(report.table(rows, "t", "PSNR dB", 80).columns) < len(report.table(rows, "t", "PSNR dB", 120).columns)
 
 
 def test_timing_takes_two_samples_at_least() -> None:

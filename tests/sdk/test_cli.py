@@ -234,7 +234,7 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
 def test_output_files_that_cannot_be_written(tmp_path: Path) -> None:
     case = ("--runtime", "onnxruntime", "--precision", "fp32", "--size", "8x8")
     measured = ("bench", "sr-x2", *case, "--rounds", "1", "--seconds", "0.01")
-    for option in ("--json-out", "--md-out"):
+    for option in ("--json", "--md", "--html"):
         assert "nowhere" in refused(*measured, option, tmp_path / "nowhere" / "report")
 
 
