@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import machine
+from edgekit.compiled import Shelf, key_of
 from edgekit.errors import DeviceUnavailable, EdgekitError, EngineError, InputError
-from edgekit.machine import int8_overflows
 from edgekit.runtimes import onnx_devices, onnx_graph
+from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.onnx_devices import CPU, NO_FALLBACK, QUIET, Place, first_line
 from edgekit.session import Model
 
@@ -43,7 +45,7 @@ class Opening:
         """
         self._refuse_options()
         strict = self.place.provider.name != CPU
-        exact = not strict and self.model.precision == "int8" and int8_overflows()
+        exact = not strict and self.model.precision == "int8" and machine.int8_overflows()
         # exact int8 products first; it refuses files in which two weights share a zero point, which then run all the same
         for entries in [{EXACT: "1"}, {}] if exact else [{NO_FALLBACK: "1"}] if strict else [{}]:
             try:
@@ -107,12 +109,36 @@ class Opening:
             settings.optimized_model_filepath = str(write_to)
         told = self.place.settings(self.options.inference_precision == "f16") | dict(self.options.provider_options)
         attached = onnx_devices.attach(self.engine, self.place, settings, told)
+        if self.options.cache is not False and write_to is None and self.place.provider.name == CPU:
+            return self._kept(Shelf.at(self.options.cache), entries, [(CPU, told)])
         if self.options.context is None:
             return self.engine.InferenceSession(str(self.model.path), settings, providers=attached, enable_fallback=0)
         kept = Path(self.options.context) / f"{self.model.path.stem}-{self._key(told)}.onnx"
         if not kept.is_file():
             self._compile(kept, told, entries)
         return self.engine.InferenceSession(str(kept), settings, providers=attached, enable_fallback=0)
+
+    def _kept(self, shelf: Shelf, entries: Mapping[str, str], attached: list[Any]) -> Any:
+        """A session on the optimised graph that an earlier one kept; the first optimises it, and writes it."""
+        files = self.model.files or (self.model.path, *require_inside(self.model.path))
+        here = (self.engine.__version__, machine.processor(), machine.int8_units())
+        key = key_of(files, (*here, sorted(entries.items()), repr(attached)))
+        settings, data = self._settings(entries), shelf.read(key)
+        if data is not None and b"location" not in data:  # the key of external data, which is never written there
+            settings.graph_optimization_level = self.engine.GraphOptimizationLevel.ORT_DISABLE_ALL
+            try:
+                return self.engine.InferenceSession(data, settings, providers=attached, enable_fallback=0)
+            except Exception:  # of another build that calls itself the same
+                shelf.drop(key)
+                settings = self._settings(entries)
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            path = Path(folder) / "optimised.onnx"
+            settings.optimized_model_filepath = str(path)
+            session = self.engine.InferenceSession(
+                str(self.model.path), settings, providers=attached, enable_fallback=0
+            )
+            shelf.write(key, path.read_bytes())
+        return session
 
     def _compile(self, kept: Path, told: Mapping[str, str], entries: Mapping[str, str]) -> None:
         """Write the compiled network, whole or not at all."""

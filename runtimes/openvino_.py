@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.compiled import Shelf
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
 from edgekit.flight import Flight
 from edgekit.machine import int8_overflows
-from edgekit.runtimes import openvino_borders, openvino_graph
+from edgekit.runtimes import openvino_borders, openvino_cache, openvino_graph
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.openvino_flight import RequestFlight
 from edgekit.runtimes.option_values import require_one_of, require_streams
@@ -49,6 +51,8 @@ class OpenVinoOptions:
 
     `performance_hint`: "THROUGHPUT" shares the threads out among several runs, which `Session.map` keeps under way;
     one run alone then takes longer. `streams` says among how many, None leaves it to the hint.
+    `cache`: keep what was compiled, so that the next load need not (see `edgekit.compiled`): in the user's cache, in a
+    folder of the caller's, or, False, not at all.
     `pin`: hold threads to cores, None leaves it to OpenVINO. `cores`: which kind, on a processor that has two.
     """
 
@@ -57,6 +61,7 @@ class OpenVinoOptions:
     streams: int | None = None
     pin: bool | None = None
     cores: Literal["any", "performance", "efficiency"] = "any"
+    cache: bool | str | Path = True
 
     def __post_init__(self) -> None:
         require_one_of("inference_precision", self.inference_precision, ("f32", "f16", "bf16"))
@@ -109,12 +114,9 @@ class OpenVinoRuntime(Runtime):
             settings[GROUP_SIZE] = str(ROUNDED_INPUTS[model.precision])
         if model.precision == "int8" and target == "CPU" and int8_overflows():
             settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
+        shelf = Shelf.of(options.cache)
         try:
-            network = core.read_model(model.path)
-            if target.startswith("NPU"):
-                fix_sizes(network, model)
-            specs = openvino_borders.specs(model.path.name, network)
-            compiled = core.compile_model(network, target, settings)
+            compiled, specs = _compiled(core, model, target, settings, shelf)
         except (DeviceUnavailable, TensorError):
             raise
         except Exception as error:  # RuntimeError and others, from C++
@@ -193,6 +195,24 @@ class OpenVinoSession(Session):
 
     def _close(self) -> None:
         self._request = self._compiled = None
+
+
+def _compiled(
+    core: Any, model: Model, target: str, settings: dict[str, str], shelf: Shelf | None
+) -> tuple[Any, openvino_borders.Specs]:
+    """The network compiled, or as an earlier load kept it, and what it takes and gives."""
+    key = openvino_cache.name_of(core, str(_engine().__version__), model, target, settings) if shelf else ""
+    found = openvino_cache.kept(core, shelf, key, target, settings) if shelf else None
+    if found is not None:
+        return found
+    network = core.read_model(model.path)
+    if target.startswith("NPU"):
+        fix_sizes(network, model)
+    specs = openvino_borders.specs(model.path.name, network)
+    compiled = core.compile_model(network, target, settings)
+    if shelf:
+        openvino_cache.keep(shelf, key, compiled, specs)
+    return compiled, specs
 
 
 def _scheduling(threads: int | None, options: OpenVinoOptions, on_cpu: bool) -> dict[str, str]:

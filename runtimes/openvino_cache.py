@@ -1,0 +1,60 @@
+"""A network compiled by OpenVINO, or the one that an earlier load kept, with what it takes and gives."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit import machine
+from edgekit.compiled import Shelf, key_of
+from edgekit.runtimes.external_data import require_inside
+from edgekit.runtimes.openvino_borders import Specs
+from edgekit.session import Model
+from edgekit.tensors import TensorSpec
+
+SIZE = 4  # bytes that say how long the specs are, before them and the network
+_decoder = msgspec.json.Decoder(tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]])
+
+
+def kept(core: Any, shelf: Shelf, key: str, target: str, settings: Mapping[str, str]) -> tuple[Any, Specs] | None:
+    """The compiled network of this key and its Specs; None where none is kept, or OpenVINO does not take it."""
+    data = shelf.read(key)
+    if data is None:
+        return None
+    try:
+        size = int.from_bytes(data[:SIZE], "little")
+        specs: Specs = _decoder.decode(data[SIZE : SIZE + size])
+        return core.import_model(io.BytesIO(data[SIZE + size :]), target, dict(settings)), specs
+    except Exception:  # of another version that calls itself the same, or from C++
+        shelf.drop(key)
+        return None
+
+
+def keep(shelf: Shelf, key: str, compiled: Any, specs: Specs) -> None:
+    """Keep a compiled network, where its device can export it."""
+    with contextlib.suppress(Exception):
+        described = msgspec.json.encode(specs)
+        network = compiled.export_model().getvalue()
+        shelf.write(key, len(described).to_bytes(SIZE, "little") + described + network)
+
+
+def name_of(core: Any, version: str, model: Model, target: str, settings: Mapping[str, str]) -> str:
+    """A key of the file's bytes, the engine, the device as its driver tells it, and the settings."""
+    device = [str(core.get_property(target, what)) for what in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    here = (machine.processor(), machine.cores(), machine.int8_units())
+    return key_of(_files(model.path, model.files), (version, target, device, here, dict(settings), dict(model.sizes)))
+
+
+def _files(path: Path, listed: tuple[Path, ...] | None) -> tuple[Path, ...]:
+    """The model and what it keeps its weights in."""
+    if listed:
+        return listed
+    if path.suffix == ".xml":
+        weights = path.with_suffix(".bin")
+        return (path, weights) if weights.is_file() else (path,)
+    return (path, *require_inside(path))

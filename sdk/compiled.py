@@ -1,0 +1,106 @@
+"""Compiled networks, kept in the user's cache so that the second load need not compile.
+
+A file is used only if it is whole (it carries its SHA-256), belongs to this user, and nobody else may write to it or to
+its folder: engines parse such files without much suspicion. Whoever may write there may decide what a network answers.
+Nothing that goes wrong here is an error: the network is compiled as if there were no cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgekit.bundle import cache_folder
+
+MAGIC = b"edgekit compiled 1\n"
+DIGEST = 32
+LARGEST = 2**28  # bytes of one network
+LIMIT = 2**30  # bytes of all; what was not used longest goes first
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Shelf:
+    """A folder of compiled networks by key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, asked: bool | str | Path) -> Shelf | None:
+        """What an option asks for: True the user's cache, a folder, False none."""
+        return None if asked is False else cls.at(asked)
+
+    @classmethod
+    def at(cls, asked: bool | str | Path) -> Shelf:
+        return cls(cache_folder() / "compiled" if isinstance(asked, bool) else Path(asked))
+
+    def read(self, key: str) -> bytes | None:
+        """The network of this key; None where there is none that can be trusted."""
+        path = self.folder / key
+        try:
+            if not _ours(self.folder.lstat()):
+                return None
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+            with open(handle, "rb") as file:
+                facts = os.fstat(handle)
+                if not (stat.S_ISREG(facts.st_mode) and _ours(facts) and facts.st_size <= LARGEST + 2**10):
+                    return None
+                head, data = file.read(len(MAGIC) + DIGEST), file.read()
+        except OSError:
+            return None
+        if head != MAGIC + hashlib.sha256(data).digest():
+            self.drop(key)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return data
+
+    def write(self, key: str, data: bytes) -> None:
+        """Keep a network: whole or not at all, whatever else writes it at the same time."""
+        if len(data) > LARGEST:
+            return
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _ours(self.folder.lstat()):
+                return
+            handle, partial = tempfile.mkstemp(prefix=".", dir=self.folder)  # which only this user may read
+            try:
+                with open(handle, "wb") as file:
+                    file.write(MAGIC + hashlib.sha256(data).digest())
+                    file.write(data)
+                os.replace(partial, self.folder / key)  # noqa: PTH105  # both are strings of the same folder
+            finally:
+                Path(partial).unlink(missing_ok=True)
+            self._bound()
+
+    def drop(self, key: str) -> None:
+        """Forget a network that its engine did not take."""
+        with contextlib.suppress(OSError):
+            (self.folder / key).unlink(missing_ok=True)
+
+    def _bound(self) -> None:
+        kept = sorted((p for p in self.folder.iterdir()), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        total = 0
+        for path in kept:
+            total += path.stat().st_size
+            if total > LIMIT:
+                path.unlink(missing_ok=True)
+
+
+def key_of(files: Iterable[Path], about: object) -> str:
+    """Names a compiled network by the bytes it was made of, and all else that it depends on."""
+    digest = hashlib.sha256(repr(about).encode())
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:40]
+
+
+def _ours(facts: os.stat_result) -> bool:
+    """Whether this user alone may write to it, where the system knows of users."""
+    return not hasattr(os, "getuid") or (facts.st_uid == os.getuid() and not facts.st_mode & OTHERS)
