@@ -26,7 +26,7 @@ class FloatSession(Session):
         self._inner = inner
         self.inputs = tuple(_as_float(spec) for spec in inner.inputs)
         self.outputs = tuple(_as_float(spec) for spec in inner.outputs)
-        self.why, self.others = inner.why, inner.others
+        self.why, self.others, self.streams = inner.why, inner.others, inner.streams
 
     @contextmanager
     def borrow(self, inputs: Mapping[str, Array], *, check: bool = True) -> Iterator[dict[str, Array]]:

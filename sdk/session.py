@@ -274,12 +274,16 @@ class Session(Closing):
             raise SessionClosed(CLOSED)
 
     def _checked(self, inputs: Mapping[str, Array]) -> list[Array]:
-        if len(inputs) != len(self.inputs) or any(spec.name not in inputs for spec in self.inputs):
-            expected = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
-            raise TensorError(f"got the inputs {sorted(inputs)}, expected {{{expected}}}")
         sizes: dict[str, int] = {}
         try:
-            return [spec.check(inputs[spec.name], sizes) for spec in self.inputs]
+            given = [inputs[spec.name] for spec in self.inputs] if len(inputs) == len(self.inputs) else None
+        except KeyError:
+            given = None
+        if given is None:
+            expected = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
+            raise TensorError(f"got the inputs {sorted(inputs)}, expected {{{expected}}}")
+        try:
+            return [spec.check(array, sizes) for spec, array in zip(self.inputs, given, strict=True)]
         except TensorError as error:
             fits = all(getattr(inputs[s.name], "shape", s.shape) == s.shape for s in self.inputs)
             if fits or not self.others:
