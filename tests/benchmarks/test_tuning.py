@@ -35,12 +35,13 @@ SPEEDS = {  # of two threads
 
 
 class Made:
-    """A process of made-up speed: one thread is half as fast, five parts in a hundred are noise, and all drifts."""
+    """A process of made-up speed: one thread is half as fast, a thousandth is noise, and all drifts."""
 
     speeds: ClassVar[dict[tuple[str, str], float]] = {}
     calls: ClassVar[list[tuple[str, str, int]]] = []
     fault: ClassVar[Callable[[tuple[str, str, int]], None]] = staticmethod(lambda key: None)
     drift: ClassVar[float] = 1.0
+    drifts: ClassVar[float] = 1.01  # by so much with every call
 
     def __init__(self, command: list[str], *, title: str) -> None:
         self.key = ("", "", 0)
@@ -54,9 +55,9 @@ class Made:
             return {"placement": {"threads": case["threads"] or own, "kind": "hardware"}}
         Made.calls.append(self.key)
         Made.fault(self.key)
-        Made.drift *= 1.01
+        Made.drift *= Made.drifts
         ms = self.speeds[self.key[:2]] * (1 if self.key[2] == 2 else 2) * Made.drift
-        return {"task_ms": [ms * self.random.gauss(1, 0.005) for _ in range(3)], "peak_mb": PEAK_MB[self.key[0]]}
+        return {"task_ms": [ms * self.random.gauss(1, 0.001) for _ in range(3)], "peak_mb": PEAK_MB[self.key[0]]}
 
     def stop(self) -> None:
         pass
@@ -100,8 +101,11 @@ def test_an_engines_own_count_is_not_raced_twice(made: type[Made]) -> None:
     assert {r.threads for r in rows if r.runtime == "onnxruntime" and r.precision == "int8"} >= {None, 1}
 
 
-def test_two_as_fast_are_told_apart_no_further_and_the_smaller_is_taken(made: type[Made]) -> None:
-    made.speeds["litert", "int8"] = 10.05
+def test_two_as_fast_are_told_apart_no_further_and_the_smaller_is_taken(
+    made: type[Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.speeds["litert", "int8"] = 10.1
+    monkeypatch.setattr(Made, "drifts", 1.0)
     tuned = tune("sr-x2")
     assert tuned.choice.runtime == "litert" and "as fast as openvino int8" in tuned.choice.why
     assert "60 MB of memory for 180" in tuned.choice.why

@@ -1,0 +1,152 @@
+"""How good is what `edgekit tune` takes, and how long does it need? Its choice beside a sweep of every combination.
+
+Run it with `python -m edgekit.benchmarks.tuned_choice`, or name bundles; exit code 1 where a choice is more than 5 % behind
+the sweep's best, or tuning took more than a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from edgekit import machine, selection
+from edgekit.benchmarks.measurement import measure
+from edgekit.benchmarks.options import MeasureOptions
+from edgekit.benchmarks.records import Row
+from edgekit.benchmarks.statistics import noise_of
+from edgekit.benchmarks.tuning import thread_counts, tune
+from edgekit.bundle import Bundle
+
+BUNDLES = ("sr-x2", "style-wave", "cifar-cnn", "digits-gan", "shakespeare-gpt", "digits-vae")
+BEHIND = 0.05
+LONGEST_S = 60.0
+WIDTH = 112  # columns that the table needs
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What tuning took and the fastest of the sweep, medians of the whole task in ms of the sweep's interleaved rounds.
+
+    `noise` is what the ratio of the two is uncertain by; `combinations` how many the sweep has; `load` what other
+    programs had the machine do when it began.
+    """
+
+    bundle: str
+    tuned: str
+    tuned_ms: float
+    best: str
+    best_ms: float
+    noise: float
+    tune_s: float
+    sweep_s: float
+    combinations: int
+    why: str
+    load: float | None
+
+    @property
+    def behind(self) -> float:
+        """By what part the choice is slower than the best."""
+        return self.tuned_ms / self.best_ms - 1
+
+    @property
+    def kept(self) -> bool:
+        return self.behind <= BEHIND and self.tune_s <= LONGEST_S
+
+
+def judge(bundle: Bundle, options: MeasureOptions) -> Verdict:
+    """Tune as `edgekit tune` does, then sweep."""
+    load = machine.facts()["load_1min"]
+    tuned = tune(bundle)
+    began = time.monotonic()
+    rows = [row for row in measure(bundle, options=options).rows if medians(row) and not row.error]
+    picked = tuned.choice
+    key = (picked.runtime, picked.variant.precision, picked.threads)
+    ours = next(row for row in rows if (row.case.runtime, row.case.precision, row.case.threads) == key)
+    best = min(rows, key=lambda row: float(np.median(medians(row))))
+    return Verdict(
+        bundle.name,
+        ours.label,
+        float(np.median(medians(ours))),
+        best.label,
+        float(np.median(medians(best))),
+        noise_of(medians(ours), medians(best)),
+        tuned.seconds,
+        time.monotonic() - began,
+        len(rows),
+        picked.why,
+        load,
+    )
+
+
+def medians(row: Row) -> list[float]:
+    """Of each round: of the task, or of the model where there is none."""
+    return row.task_round_ms or row.round_ms
+
+
+def table(verdicts: Sequence[Verdict]) -> Table:
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (
+        "bundle",
+        "tune takes",
+        "ms",
+        "best of the sweep",
+        "ms ",
+        "behind",
+        "±",
+        "tune s",
+        "sweep s",
+        "of",
+        "",
+    ):
+        left = name in ("bundle", "tune takes", "best of the sweep", "")
+        result.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for v in verdicts:
+        told = (selection.figure(v.tuned_ms), v.best, selection.figure(v.best_ms), f"{v.behind:.1%}", f"{v.noise:.0%}")
+        took = (f"{v.tune_s:.0f}", f"{v.sweep_s:.0f}", str(v.combinations))
+        result.add_row(v.bundle, v.tuned, *told, *took, "" if v.kept else "MISSED", style=None if v.kept else "red")
+    return result
+
+
+@click.command()
+@click.argument("bundles", nargs=-1)
+@click.option("--rounds", default=8, show_default=True)
+@click.option(
+    "--seconds", default=0.5, show_default=True, help="For each combination and round, half of them the task."
+)
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the verdicts to this file.")
+def main(bundles: tuple[str, ...], rounds: int, seconds: float, path: Path | None) -> None:
+    """Tune bundles, and show the choice beside the best of all combinations."""
+    console = Console(highlight=False, markup=False, width=max(WIDTH, Console().width))
+    counts = (None, *thread_counts(machine.cores()))
+    options = MeasureOptions(rounds=rounds, seconds=seconds, threads=counts)
+    verdicts: list[Verdict] = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["EDGEKIT_CACHE"] = cache  # the user's own profiles stay as they are
+        for name in bundles or BUNDLES:
+            verdicts.append(judge(Bundle.open(name), options))
+            console.print(f"{name}: {verdicts[-1].why}", style="dim", soft_wrap=True)
+    console.print(table(verdicts))
+    if path is not None:
+        kept = msgspec.json.decode(path.read_bytes()) if path.exists() else []
+        told = [
+            {"measured_at": time.strftime("%Y-%m-%d"), "machine": machine.facts(), **msgspec.to_builtins(v)}
+            for v in verdicts
+        ]
+        path.write_bytes(msgspec.json.format(msgspec.json.encode([*kept, *told]), indent=1))
+    missed = [v.bundle for v in verdicts if not v.kept]
+    console.print(f"missed: {', '.join(missed)}" if missed else f"no choice is more than {BEHIND:.0%} behind")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
