@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from edgekit.benchmarks.candidates import TuneOptions
 from edgekit.benchmarks.measurement import measure
 from edgekit.benchmarks.options import MeasureOptions, Thorough
 from edgekit.benchmarks.records import Case, Report, Row
-from edgekit.benchmarks.tuning import Tuned, TuneOptions, tune
+from edgekit.benchmarks.tuning import Tuned, tune
 
 __all__ = ["Case", "MeasureOptions", "Report", "Row", "Thorough", "TuneOptions", "Tuned", "measure", "tune"]

@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edgekit import machine, selection
+from edgekit.benchmarks.candidates import thread_counts
 from edgekit.benchmarks.measurement import measure
 from edgekit.benchmarks.options import MeasureOptions
 from edgekit.benchmarks.records import Row
 from edgekit.benchmarks.statistics import noise_of
-from edgekit.benchmarks.tuning import thread_counts, tune
+from edgekit.benchmarks.tuning import tune
 from edgekit.bundle import Bundle
 
 BUNDLES = ("sr-x2", "style-wave", "cifar-cnn", "digits-gan", "shakespeare-gpt", "digits-vae")

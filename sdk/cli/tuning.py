@@ -117,7 +117,7 @@ def tune(
     if show or taken is not None:
         outcome = _known(opened)
     else:
-        from edgekit.benchmarks.tuning import TuneOptions
+        from edgekit.benchmarks.candidates import TuneOptions
 
         options = TuneOptions(
             budget_s=budget, limits=Limits(**limits), runtimes=runtimes, devices=devices, precisions=precisions,

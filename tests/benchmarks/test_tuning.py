@@ -15,8 +15,8 @@ from sdk.doubles import replace_file
 
 import edgekit
 from edgekit import choice, profile
-from edgekit.benchmarks import TuneOptions, halving, race, tune, tuning
-from edgekit.benchmarks.tuning import thread_counts
+from edgekit.benchmarks import TuneOptions, candidates, halving, race, tune, tuning
+from edgekit.benchmarks.candidates import thread_counts
 from edgekit.bundle import Bundle, shipped
 from edgekit.cli import main
 from edgekit.errors import DeviceUnavailable, EngineError, HashMismatch, InputError
@@ -177,7 +177,7 @@ def test_a_device_that_is_not_there_or_no_device_says_so(monkeypatch: pytest.Mon
     with pytest.raises(DeviceUnavailable, match="nothing of sr-x2 can be measured here of what was asked for .*npu"):
         tune("sr-x2", options=TuneOptions(devices=("npu",), runtimes=("litert",)))
     fake = [Device("litert", "gpu", "llvmpipe", kind="software")]
-    engine = type(tuning.find_runtime("litert"))
+    engine = type(candidates.find_runtime("litert"))
     monkeypatch.setattr(engine, "devices", lambda self: fake)
     with pytest.raises(DeviceUnavailable, match="llvmpipe is software, whose times say nothing"):
         tune("sr-x2", options=TuneOptions(devices=("gpu",), runtimes=("litert",)))

@@ -313,3 +313,17 @@ def test_an_engine_is_not_blamed_for_what_another_format_answers(
 
     edit_manifest(bundle.folder, parted)
     assert named(auto(Bundle.open(bundle.folder))) == ("openvino", "int8")
+
+
+def test_the_documented_orders_are_those_that_are_taken() -> None:
+    page = Path(__file__).parents[2] / "docs" / "tuning.md"
+    titles = {
+        "x86-64 with VNNI": "x86_64",
+        "x86-64 without VNNI": choice.WITHOUT_VNNI,
+        "aarch64 (Raspberry Pi, Apple)": "aarch64",
+    }
+    rows = [
+        line.strip("| ").split(" | ") for line in page.read_text(encoding="utf-8").splitlines() if " int8, " in line
+    ]
+    told = {titles[title]: tuple(tuple(pair.split()) for pair in order.split(", ")) for title, order in rows}
+    assert told == choice.DEFAULT_ORDER
