@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from edgekit import machine, registry
+from edgekit import machine, profile, registry
+from edgekit.bundle import Bundle, shipped
 from edgekit.session import runtime
 
 Level = Literal["ok", "note", "problem"]
@@ -38,7 +39,7 @@ class Finding(msgspec.Struct, frozen=True):
 def findings() -> list[Finding]:
     """Everything that this machine should be told about."""
     installed = {str(d.metadata["Name"]).lower() for d in distributions() if d.metadata["Name"]}
-    return [*_engines(), *_clashes(installed), *_opencv(installed), *_processor(), *board(), *_system()]
+    return [*_engines(), *_clashes(installed), *_opencv(installed), *_processor(), *board(), *_system(), *_profiles()]
 
 
 def board(root: Path = machine.SYSTEM) -> list[Finding]:
@@ -110,6 +111,20 @@ def _processor() -> list[Finding]:
     return [
         Finding("note", "the processor has no int8 dot product (VNNI, Arm dotprod): measure before you choose int8")
     ]
+
+
+def _profiles() -> list[Finding]:
+    """Shipped bundles that were tuned, and whether that still holds."""
+    kept = {path.name for path in profile.folder().glob("*.json")}
+    found = []
+    for name, folder in shipped().items() if kept else ():
+        if any(file.startswith(f"{name}-") for file in kept):
+            known, stale = profile.state(Bundle.open(folder))
+            if known is not None:
+                found.append(Finding("ok", f"{name} was tuned on {known.measurements[-1].measured_at}"))
+            elif stale:
+                found.append(Finding("note", f"{name}: {stale}: `edgekit tune {name}` measures again"))
+    return found
 
 
 def _system() -> list[Finding]:

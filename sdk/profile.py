@@ -69,7 +69,10 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def notes(self) -> str:
         """What is to be said beside it: that it was stopped early, and which engines came since."""
-        new = [name for name in engines() if name not in self.engines]
+        known = {
+            engine for engine in ENGINES.values() if engine != "torch"
+        }  # others are not looked for: that takes long
+        new = sorted(name for name in known if name not in self.engines and engine_version(name))
         early = " (stopped early)" if not self.whole else ""
         return early + (f" ({', '.join(new)} came since, and is not measured)" if new else "")
 
@@ -173,7 +176,12 @@ def take(path: str | Path, bundle: Bundle) -> Path:
 def path_of(bundle: Bundle) -> Path:
     """Where this machine's profile of a bundle lies."""
     key = hashlib.sha256(f"{bundle.hash}\n{Machine.here()}".encode()).hexdigest()[:16]
-    return cache_folder() / "profiles" / f"{bundle.name}-{key}.json"
+    return folder() / f"{bundle.name}-{key}.json"
+
+
+def folder() -> Path:
+    """Where this user's profiles lie."""
+    return cache_folder() / "profiles"
 
 
 def engines() -> dict[str, str]:
@@ -201,7 +209,7 @@ def engine_version(runtime: str) -> str:
 def _elsewhere(bundle: Bundle) -> str:
     """Why the newest profile of another machine or another bundle of this name does not hold here; "" without one."""
     try:
-        others = sorted(path_of(bundle).parent.glob(f"{bundle.name}-*.json"), key=lambda p: p.stat().st_mtime)
+        others = sorted(folder().glob(f"{bundle.name}-*.json"), key=lambda p: p.stat().st_mtime)
     except OSError:
         return ""
     for path in reversed(others):

@@ -32,6 +32,7 @@ from edgekit.manifest import METRICS
 from edgekit.profile import Measurement
 from edgekit.selection import Limits, Row
 
+NOISE_KNOWN = 3  # rounds, from which on it can be told
 LIMITS = (
     click.option("--max-latency-ms", type=float, help="Take only what does the whole task in so long."),
     click.option("--min-quality", type=float, help="Take only what is at least as good, in the bundle's own metric."),
@@ -276,7 +277,7 @@ def _figures(row: Row) -> tuple[str, ...]:
     return (
         str(row.threads or "auto"),
         "–" if row.p50_ms is None or row.error else selection.figure(row.p50_ms),
-        f"{row.noise:.0%}" if row.noise else "",
+        f"{row.noise:.0%}" if row.noise and row.rounds >= NOISE_KNOWN else "",
         row.quality.figure if row.quality else "–",
         f"{row.peak_mb:.0f}" if row.peak_mb else "–",
         f"{row.bytes / 1024:.0f}" if row.bytes else "–",

@@ -13,7 +13,7 @@ import pytest
 from sdk.doubles import edit_manifest
 
 import edgekit
-from edgekit import choice, profile
+from edgekit import choice, doctor, profile
 from edgekit.bundle import Bundle, find
 from edgekit.errors import InputError
 from edgekit.profile import Machine
@@ -207,3 +207,12 @@ def test_an_image_of_quite_another_size_is_told(bundle: Bundle) -> None:
         assert upscale.info()["why"].endswith(
             "; the last image was 128x96: `edgekit tune sr-x2 --size 128x96` measures that"
         )
+
+
+def test_doctor_tells_which_bundles_were_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("tuned" in finding.text for finding in doctor.findings())
+    save(Bundle.open("sr-x2"))
+    assert [f.level for f in doctor.findings() if f.text.startswith("sr-x2 was tuned on ")] == ["ok"]
+    elsewhere(monkeypatch)
+    told = next(f for f in doctor.findings() if f.text.startswith("sr-x2: "))
+    assert told.level == "note" and "this is 'another processor'" in told.text and "`edgekit tune sr-x2`" in told.text
