@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edgekit.benchmarks.estimate import estimate
 from edgekit.benchmarks.records import Projection
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError
@@ -20,7 +21,7 @@ def projections(bundle: Bundle, sources: Sequence[str]) -> list[Projection]:
     Raises:
         InputError: neither, or a file of another kind. NotInstalled: the NPU's compiler. EngineError: it failed.
     """
-    return [p for source in sources for p in _counted(bundle, source)]
+    return [p for source in sources for p in (_counted if source.endswith(".json") else _compiled)(bundle, source)]
 
 
 def _counted(bundle: Bundle, source: str) -> Iterator[Projection]:
@@ -41,3 +42,10 @@ def _counted(bundle: Bundle, source: str) -> Iterator[Projection]:
                 )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"cannot read '{source}' as instruction counts: {error!r}; expected a file as docs/raspberry-pi.json") from error  # fmt: skip
+
+
+def _compiled(bundle: Bundle, npu: str) -> Iterator[Projection]:
+    """Cycles of an Arm Ethos-U by Vela, of every component's int8 file."""
+    for found in estimate(bundle, npu):
+        part = f" {found.component}" if len(bundle.manifest.components) > 1 else ""
+        yield Projection("litert", "int8", f"{found.npu}{part}, M cycles", found.cycles / 1e6, found.tool)

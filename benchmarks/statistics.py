@@ -109,7 +109,7 @@ def slope(points: Sequence[tuple[float, float]]) -> Estimate | None:
 
 def _estimate(value: float, drawn: Floats, rounds: int) -> Estimate:
     """A value between the ends of what was drawn anew from so many rounds."""
-    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    low, high = map(float, np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)))
     wider = math.sqrt(rounds / (rounds - 1)) if rounds > 1 else 1.0
     return Estimate(value, min(value, value - wider * (value - low)), max(value, value + wider * (high - value)))
 

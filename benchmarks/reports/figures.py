@@ -14,6 +14,7 @@ from edgekit.choice import Choice
 from edgekit.manifest import METRICS, Quality
 
 LEAST = {90: 10, 95: 20, 99: 100}  # samples from which on a percentile is shown
+LONG_S = 40.0  # of readings, from which on a slope of memory says something
 QUALITY = "quality"
 
 
@@ -82,9 +83,11 @@ class Figures:
 
     @property
     def mb_per_hour(self) -> Estimate | None:
-        """The slope of resident memory after the first third, by when buffers have been made."""
+        """The slope of resident memory after the first third, by when buffers have been made; None of a short run."""
         points = self.rss_mb
-        return slope([(s / 3600, mb) for s, mb in points[len(points) // 3 :]])
+        settled = points[len(points) // 3 :]
+        long = bool(settled) and settled[-1][0] - settled[0][0] >= LONG_S
+        return slope([(s / 3600, mb) for s, mb in settled]) if long else None
 
     @property
     def grows(self) -> bool:
@@ -181,7 +184,7 @@ COST: tuple[Column, ...] = (
     ("CPU", lambda f: ms(f.cpu_ms)),
     ("1/s", lambda f: number(f.per_second)),
     ("MB", lambda f: number(f.row.peak_mb)),
-    ("MB/h", lambda f: f"{f.mb_per_hour.value:+.0f}" if f.mb_per_hour and f.report.asked.get("minutes") else ""),
+    ("MB/h", lambda f: f"{f.mb_per_hour.value:+.0f}" if f.mb_per_hour else ""),
     ("J", lambda f: f"{f.joules:.3g}" if f.joules is not None else ""),
     ("file kB", lambda f: f"{f.row.bytes / 1000:.0f}" if f.row.bytes else ""),
 )

@@ -34,7 +34,6 @@ def test_measures_task_and_model_in_rounds() -> None:
         assert not row.error and len(row.model_ms) >= 4 and len(row.task_ms) >= 4
         assert row.load_ms and row.first_ms and row.peak_mb and row.bytes and row.quality
         assert row.placement["device"] == "cpu" and row.placement["precision"] == row.case.precision
-        assert row.percentile(50) >= row.percentile(50, "model_ms") * 0.5
     assert told[-1][:2] == (6, 6) and result.machine["processor"]
 
 
