@@ -143,8 +143,8 @@ def footnotes(report: Report) -> list[str]:
     notes = [f"{row.label} failed: {row.error}" for row in report.rows if row.error]
     notes += ["stopped by Ctrl-C: what was measured until then"] if report.stopped else []
     notes += report.warnings
-    notes += [f"the memory of {f.row.label} grows: {f.mb_per_hour.value:.0f} MB an hour"
-              for f in figures(report) if f.grows and f.mb_per_hour]  # fmt: skip
+    grown = [f"{f.row.label} {f.mb_per_hour.value:.0f}" for f in figures(report) if f.grows and f.mb_per_hour]
+    notes += [f"memory grows, MB an hour: {', '.join(grown)}"] if grown else []
     cached = [load.cached for row in report.rows for load in row.loads if load.cached is not None]
     if cached:
         notes.append(f"load: in fresh processes, {np.mean(cached):.0%} of the model's files in memory before")
