@@ -49,7 +49,7 @@ def by_map(session: Session, inputs: Inputs) -> Way:
     return way
 
 
-def by_benchmark_app(model: Path, shapes: Mapping[str, tuple[int, ...]], hint: str, threads: int) -> Way:
+def by_benchmark_app(model: Path, shapes: Mapping[str, tuple[int, ...]], hint: str) -> Way:
     """Results a second as OpenVINO's own tool says, which hands over its inputs once and copies no result.
 
     Raises:
@@ -57,7 +57,7 @@ def by_benchmark_app(model: Path, shapes: Mapping[str, tuple[int, ...]], hint: s
     """
     tool = Path(sys.executable).with_name("benchmark_app")
     command = [str(tool), "-m", str(model), "-d", "CPU", "-hint", HINTS[hint], "-infer_precision", "f32"]
-    command += ["-nthreads", str(threads), "-api", "async"]
+    command += ["-api", "async"]  # threads are the engine's own choice: the tool takes no number beside a hint
     command += ["-shape", ",".join(f"{name}{list(shape)}".replace(" ", "") for name, shape in shapes.items())]
 
     def way(seconds: float) -> float:
@@ -120,18 +120,18 @@ def main(bundle: str, size: tuple[int, int], precision: str, rounds: int, second
     sizes = {"height": size[0], "width": size[1]}
     table = Table("engine", "way", "a second", "beside", "ratio")
     for hint in HINTS:
-        _openvino(table, opened, precision, hint, threads, sizes, rounds, seconds)
+        _openvino(table, opened, precision, hint, sizes, rounds, seconds)
     _onnxruntime(table, opened, precision, threads, sizes, rounds, seconds)
     Console().print(table)
 
 
-def _openvino(table: Table, bundle: Bundle, precision: str, hint: Any, threads: int, sizes: Any, *time: Any) -> None:
+def _openvino(table: Table, bundle: Bundle, precision: str, hint: str, sizes: Any, *time: Any) -> None:
     variant = readable("openvino", precision, bundle.component().variants)[0]
     options = find_runtime("openvino").options(performance_hint=hint)
-    with open_session(bundle, "openvino", precision=precision, threads=threads, options=options) as session:
+    with open_session(bundle, "openvino", precision=precision, options=options) as session:
         inputs = _inputs(session, sizes)
         shapes = {name: array.shape for name, array in inputs.items()}
-        tool = by_benchmark_app(bundle.model_path(variant), shapes, hint, threads)
+        tool = by_benchmark_app(bundle.model_path(variant), shapes, hint)
         found = in_turns({"map": by_map(session, inputs), "benchmark_app": tool}, *time)
     _row(table, f"openvino {hint}", found, "map", "benchmark_app")
 
