@@ -88,6 +88,18 @@ class Task(Closing):
         """The task done once, as a benchmark times it; what takes no image draws with a fixed seed instead."""
         return self(image)  # type: ignore[operator]  # every task that takes an image is called with it
 
+    def warm_up(self, image: UInt8 | None = None, *, runs: int = 1) -> None:
+        """Do the task a few times before it counts: engines allocate and pack in the first run of a size.
+
+        Args:
+            image: of the size that will come; left out, a small grey one. Tasks that take none draw instead.
+
+        Raises:
+            As a call.
+        """
+        for _ in range(runs):
+            self.once(np.full((64, 64, 3), 128, np.uint8) if image is None else image)
+
     def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
         """A session and the tensors it gets, as a benchmark times it: for an image, one tile of it, or golden values."""
         name = self.components[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,30 @@ def test_openvino_keeps_by_default_and_compiles_once(own_cache: Path, monkeypatc
     with open_session("digits-cnn", "openvino", precision="int8"):
         pass
     assert len(list((own_cache / "compiled").iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for engine, options in ENGINES:
+        with open_session("digits-cnn", engine, options=options(cache=tmp_path / "file" / "kept")) as session:
+            assert answers(session, Bundle.open("digits-cnn"))
+
+
+@pytest.mark.parametrize(("engine", "options"), ENGINES)
+def test_processes_that_load_at_once_answer_the_same(engine: str, options: Any, tmp_path: Path) -> None:
+    """All begin with an empty cache, at the same moment as far as a machine allows."""
+    program = (
+        "import sys, edgekit, hashlib\n"
+        "from edgekit.session import runtime\n"
+        "bundle = edgekit.Bundle.open('digits-cnn')\n"
+        f"options = runtime('{engine}').options(cache={str(tmp_path)!r})\n"
+        f"session = edgekit.open_session(bundle, '{engine}', precision='fp32', threads=1, options=options)\n"
+        "golden = bundle.golden()\n"
+        "result = session.run({spec.name: golden[spec.name] for spec in session.inputs})\n"
+        "print(hashlib.sha256(b''.join(a.tobytes() for a in result.values())).hexdigest())\n"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = {process.communicate(timeout=300)[0].strip() for process in started}
+    assert len(told) == 1 and len(told.pop()) == 64
+    assert all(process.returncode == 0 for process in started)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -12,7 +12,7 @@ from sdk.doubles import write_double
 
 from edgekit.errors import BundleError, EngineError
 from edgekit.tasks.task import Task
-from edgekit.tasks.upscale import UpscaleSettings
+from edgekit.tasks.upscale import Upscaler, UpscaleSettings
 
 
 class Plain(Task):
@@ -57,3 +57,12 @@ def test_a_benchmark_gets_golden_values_where_no_image_is_taken(tmp_path: Path) 
     with Plain(write_double(tmp_path / "b"), "reference") as task:
         session, inputs = task.example(np.empty((0, 0, 3), np.uint8))
         assert session.run(inputs)["upscaled"].shape == (1, 3, 10, 12)
+
+
+def test_warms_up_on_an_image_of_the_size_that_will_come(tmp_path: Path) -> None:
+    with Upscaler(write_double(tmp_path / "b"), "reference") as task:
+        seen: list[tuple[int, ...]] = []
+        task.once = lambda image: seen.append(image.shape)  # type: ignore[method-assign]
+        task.warm_up()
+        task.warm_up(np.zeros((7, 9, 3), np.uint8), runs=2)
+    assert seen == [(64, 64, 3), (7, 9, 3), (7, 9, 3)]
