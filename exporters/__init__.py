@@ -11,6 +11,7 @@ from edgekit import bundle as bundles
 from edgekit import manifest as manifests
 from edgekit import registry
 from edgekit.bundle import Bundle
+from edgekit.compiled import nothing_kept
 from edgekit.exporters import measured
 from edgekit.exporters.readers import model_files
 from edgekit.exporters.readers.reading import Asked, read
@@ -22,6 +23,7 @@ from edgekit.tensors import Array
 TILED = ("upscale", "stylize")  # tasks that cut large images into tiles, so that one size serves all
 
 
+@nothing_kept()
 def export(
     source: Any,
     out: str | Path,

@@ -16,6 +16,7 @@ from typing import TypeVar
 from edgekit import bundle as bundles
 from edgekit import registry
 from edgekit.bundle import Bundle
+from edgekit.compiled import nothing_kept
 from edgekit.errors import QuantizationError
 from edgekit.exporters.sources import Source, from_bundle
 from edgekit.exporters.writing import ExportOptions, joined
@@ -79,6 +80,7 @@ class Quantized:
     notes: Sequence[str] = ()
 
 
+@nothing_kept()
 def quantize(
     bundle: str | Path | Bundle,
     calibration: str | Path | Calibration | Mapping[str, Calibration] | None = None,

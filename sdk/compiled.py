@@ -12,7 +12,8 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from edgekit.bundle import cache_folder
@@ -20,8 +21,19 @@ from edgekit.bundle import cache_folder
 MAGIC = b"edgekit compiled 1\n"
 DIGEST = 32
 LARGEST = 2**28  # bytes of one network
-LIMIT = 2**30  # bytes of all; what was not used longest goes first
+LIMIT = 2**29  # bytes of all; what was not used longest goes first
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_KEEPING = ContextVar("keeping", default=True)
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+    """For networks that are opened once, as trials are, and loads that are to be measured cold: no default cache."""
+    token = _KEEPING.set(False)
+    try:
+        yield
+    finally:
+        _KEEPING.reset(token)
 
 
 class Shelf:
@@ -33,7 +45,7 @@ class Shelf:
     @classmethod
     def of(cls, asked: bool | str | Path) -> Shelf | None:
         """What an option asks for: True the user's cache, a folder, False none."""
-        return None if asked is False else cls.at(asked)
+        return None if asked is False or (asked is True and not _KEEPING.get()) else cls.at(asked)
 
     @classmethod
     def at(cls, asked: bool | str | Path) -> Shelf:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit.bundle import Bundle
-from edgekit.compiled import Shelf
+from edgekit.compiled import Shelf, nothing_kept
 from edgekit.runtimes.onnxruntime_ import OnnxRuntimeOptions
 from edgekit.runtimes.openvino_ import OpenVinoOptions
 from edgekit.session import Session, open_session
@@ -108,3 +108,9 @@ def test_processes_that_load_at_once_answer_the_same(engine: str, options: Any, 
     assert len(told) == 1 and len(told.pop()) == 64
     assert all(process.returncode == 0 for process in started)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_tried_once_is_not_kept(own_cache: Path) -> None:
+    with nothing_kept(), open_session("digits-cnn", "openvino", precision="fp32"):
+        pass
+    assert not (own_cache / "compiled").exists()
