@@ -17,6 +17,8 @@ from edgekit.session import Device
 from edgekit.session import runtime as find_runtime
 
 NOT_A_DEVICE = "not measured: {} is {}, whose times say nothing of a device"
+TILES = (128, 256)
+MOST_OVERLAP = 4  # halos that a tile is larger than, at least: of smaller ones too much is computed twice
 Progress = Callable[[int, int, str], None]
 
 
@@ -58,6 +60,23 @@ def check(options: TuneOptions) -> None:
 def thread_counts(available: int) -> list[int]:
     """1, 2, 4 … and all cores."""
     return sorted({*(2**n for n in range(available.bit_length()) if 2**n <= available), available})
+
+
+def tile_sizes(bundle: Bundle, size: tuple[int, int] | None) -> dict[tuple[str, str], list[int]] | None:
+    """Tiles, in input pixels a side, that are smaller than what a task takes of itself, by engine and precision: those of
+    its smaller files, or `TILES` where shapes are free. None where a task cuts no images of this size.
+    """
+    task = bundle.manifest.task
+    halo = task.settings.get("halo") if task is not None else None
+    if size is None or halo is None:
+        return None
+    found: dict[tuple[str, str], list[int]] = {}
+    for runtime, variant in choice.candidates(bundle, bundle.main, "auto", "auto"):
+        files = choice.readable(runtime, variant.precision, bundle.component().variants)
+        fixed = sorted({max(v.sizes.values()) for v in files if v.sizes})
+        usual = [tile for tile in fixed[:-1] or TILES if MOST_OVERLAP * halo < tile < max(size)]
+        found[runtime, variant.precision] = usual
+    return found
 
 
 def cases_of(bundle: Bundle, options: TuneOptions) -> tuple[list[Case], list[Row]]:

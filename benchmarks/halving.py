@@ -112,7 +112,7 @@ class Halving:
 
     def _slower(self) -> list[Row]:
         """Who drops out after this round."""
-        running = self._ranked()
+        running = self.ranked()
         if self._rounds in HALVED_AFTER:
             half, near = running[(len(running) + 1) // 2 :], HALVED_AFTER[self._rounds]
             return [row for row in half if self._ratio(row, running[0]) > 1 + max(near, self.noise(row, running[0]))]
@@ -127,14 +127,14 @@ class Halving:
 
     def _settled(self, keeps: Callable[[Row], bool]) -> bool:
         """Whether nobody is left whose place more rounds would tell."""
-        running = self._ranked()
+        running = self.ranked()
         if not running or len(_medians(running[0])) < TOLD_APART:
             return not running
         first, *others = running
         near = [row for row in others if not keeps(row) or self._ratio(row, first) <= 1 + TIE]
         return all(self._known(row, first) and self.noise(row, first) <= TIE for row in near)
 
-    def _ranked(self) -> list[Row]:
+    def ranked(self) -> list[Row]:
         """Those that are in, the fastest of their common rounds first."""
         running = [row for row in self.race.rows if _medians(row)]
         since = max((self._starts[id(row)] for row in running), default=0)
@@ -159,4 +159,5 @@ def _title(row: Row) -> str:
     case = row.case
     threads = "" if case.threads is None else f" ×{case.threads}"
     so_far = f", {figure(float(np.median(_medians(row))))} ms" if _medians(row) else ""
-    return f"{case.runtime} {case.precision}{threads}{so_far}"
+    tile = "" if case.tile is None else f" tiles of {case.tile}"
+    return f"{case.runtime} {case.precision}{threads}{tile}{so_far}"

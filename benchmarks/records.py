@@ -19,7 +19,8 @@ SCHEMA = 2
 class Case(msgspec.Struct, frozen=True):
     """What is measured: one bundle on one engine, device, precision and thread count.
 
-    `component` is one graph alone, at `sizes` of its free dimensions; None is the whole task.
+    `component` is one graph alone, at `sizes` of its free dimensions; None is the whole task. `tile`: the input pixels
+    a side of a tile, None for the task's own.
     """
 
     bundle: str
@@ -29,6 +30,7 @@ class Case(msgspec.Struct, frozen=True):
     threads: int | None = None
     component: str | None = None
     sizes: dict[str, int] = {}
+    tile: int | None = None
 
 
 class Load(msgspec.Struct, frozen=True):

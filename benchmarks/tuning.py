@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edgekit import choice, profile, selection
-from edgekit.benchmarks.candidates import NOT_A_DEVICE, TuneOptions, cases_of, check, thread_counts
+from edgekit.benchmarks.candidates import NOT_A_DEVICE, TuneOptions, cases_of, check, thread_counts, tile_sizes
 from edgekit.benchmarks.cases import row_of
 from edgekit.benchmarks.halving import MOST_ROUNDS, TOLD_APART, Halving
 from edgekit.benchmarks.measurement import prepared
@@ -26,7 +26,7 @@ from edgekit.choice import Choice
 from edgekit.errors import EngineError
 from edgekit.machine import cores
 from edgekit.manifest import Quality
-from edgekit.selection import Row
+from edgekit.selection import Limits, Row
 
 ANSWER_S = 20.0  # a process is given so long to answer at least, half the budget at most
 
@@ -103,6 +103,7 @@ def row_from(samples: Samples, ms: float | None, noise: float) -> Row:
         samples.bytes,
         msgspec.convert(quality, Quality) if quality else None,
         samples.placement.get("threads"),
+        case.tile,
         samples.error,
     )
 
@@ -119,7 +120,7 @@ def _raced(bundle: Bundle, cases: Sequence[Case], image: str | None, options: Tu
     timeout_s = max(ANSWER_S, options.budget_s / 2)
     with Race(image, timeout_s) as race:
         halving = Halving(race, options.budget_s, options.seconds, options.progress)
-        keeps = _keeper(halving) if options.front else (lambda row: False)
+        keeps = _keeper(halving) if options.front or options.limits != Limits() else (lambda row: False)
         try:
             halving.open([row_of(bundle, case) for case in first])
             _drop_twins(halving)
@@ -127,6 +128,9 @@ def _raced(bundle: Bundle, cases: Sequence[Case], image: str | None, options: Tu
             if not asked:
                 halving.open([row_of(bundle, case) for case in _between(halving)])
                 _drop_twins(halving)
+            if (sizes := tile_sizes(bundle, options.size if image is not None else None)) is not None:
+                halving.run(2, keeps)
+                halving.open([row_of(bundle, case) for case in _tiled(halving, sizes)])
             halving.run(MOST_ROUNDS, keeps)
         except KeyboardInterrupt:
             if not any(row.task_round_ms or row.round_ms for row in halving.rows):
@@ -150,6 +154,18 @@ def _between(halving: Halving) -> list[Case]:
     counts = thread_counts(cores())
     return [
         _threaded(case, n) for case in pairs.values() for n in counts if (case.runtime, case.precision, n) not in ran
+    ]
+
+
+def _tiled(halving: Halving, sizes: Mapping[tuple[str, str], Sequence[int]]) -> list[Case]:
+    """Smaller tiles for those that are still in: of each engine, device and precision with its fastest threads."""
+    first: dict[tuple[str, str, str], Case] = {}
+    for row in halving.ranked():
+        first.setdefault((row.case.runtime, row.case.device, row.case.precision), row.case)
+    return [
+        msgspec.structs.replace(case, tile=tile)
+        for case in first.values()
+        for tile in sizes.get((case.runtime, case.precision), ())
     ]
 
 

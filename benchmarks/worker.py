@@ -52,9 +52,10 @@ class Worker:
         self.whole: Any = None
         self.task: Callable[[], Any] | None = None
         if bundle.manifest.task is not None and case["component"] is None:
-            import edgekit
+            from edgekit import registry
 
-            self.whole = whole = edgekit.load(bundle, case["runtime"], **request)
+            task = registry.find("tasks", bundle.manifest.task.name)
+            self.whole = whole = task(bundle, case["runtime"], tile=case.get("tile"), **request)
             loaded = time.perf_counter()
             picture = _picture(image)
             session, inputs = whole.example(picture)

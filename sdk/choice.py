@@ -56,7 +56,8 @@ RARE_PRECISIONS = ("fp16", "int8-dynamic", "int8-weights", "int4-weights")  # af
 class Choice:
     """An engine, a variant for it, its device and threads, and why these.
 
-    `size` is the (height, width) of the image that it was measured with, None where it was not measured, or with none.
+    `size` is the (height, width) of the image that it was measured with, None where it was not measured, or with none;
+    `tile` the input pixels a side of a tile that was fastest, None for the task's own.
     """
 
     runtime: str
@@ -65,6 +66,7 @@ class Choice:
     why: str
     device: str = "cpu"
     size: tuple[int, int] | None = None
+    tile: int | None = None
 
 
 def pick(
@@ -154,7 +156,7 @@ def _measured(
         if _runtime(row.runtime).installed():
             why = f"measured here on {measured.measured_at} with {measured.input}{measured.notes()}: {selected.why}"
             variant = trusted[row.runtime, row.precision]
-            return Choice(row.runtime, variant, threads or row.threads, why, row.device, measured.size)
+            return Choice(row.runtime, variant, threads or row.threads, why, row.device, measured.size, row.tile)
         rows = [other for other in rows if other.runtime != row.runtime]
     return None
 

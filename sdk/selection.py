@@ -21,7 +21,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `p50_ms` is the whole task's, the median of the medians of `rounds` (the model's where there is no task); `noise` is
     what its ratio to the fastest row is uncertain by, as a part of it; `threads` what was asked for, None the engine's own
-    choice, and `ran` the number that the engine tells; `peak_mb` the largest resident memory of the
+    choice, and `ran` the number that the engine tells; `tile` the input pixels a side of a tile, None the task's own; `peak_mb` the largest resident memory of the
     process that did it, in MiB; `bytes` its files.
     """
 
@@ -36,6 +36,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: int = 0
     quality: Quality | None = None
     ran: int | None = None
+    tile: int | None = None
     error: str = ""
 
     @property
@@ -46,7 +47,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """ "openvino int8 on gpu, 2 threads"."""
         device = "" if self.device == "cpu" else f" on {self.device}"
         threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.runtime} {self.precision}{device}{threads}"
+        tile = "" if self.tile is None else f", tiles of {self.tile}"
+        return f"{self.runtime} {self.precision}{device}{threads}{tile}"
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,13 +141,14 @@ def _smallest(rows: Sequence[Row]) -> Row:
 
 def _reason(row: Row, fastest: Row, within: Sequence[Row], limits: Limits) -> str:
     asked = " within the limits" if limits != Limits() else ""
+    tiles = f" with tiles of {row.tile}" if row.tile else ""
     if row is not fastest:
         less = _less(row, fastest)
         return f"as fast as {fastest}{asked} ({figure(row.ms)} and {figure(fastest.ms)} ms), with {less}"
     pairs = [r for r in within if (r.runtime, r.device, r.precision) != (row.runtime, row.device, row.precision)]
     other = min(pairs, key=lambda r: r.ms, default=None)
     ahead = f", ahead of {other} ({figure(other.ms)} ms)" if other else ""
-    return f"the fastest{asked}: {figure(row.ms)} ms{ahead}"
+    return f"the fastest{asked}{tiles}: {figure(row.ms)} ms{ahead}"
 
 
 def _less(row: Row, fastest: Row) -> str:

@@ -223,18 +223,20 @@ def _print(outcome: Outcome, every: bool) -> None:
 
 
 def _named(picked: Choice) -> str:
-    return str(Row(picked.runtime, picked.device, picked.variant.precision, picked.threads, None))
+    return str(Row(picked.runtime, picked.device, picked.variant.precision, picked.threads, None, tile=picked.tile))
 
 
 def _table(measured: Measurement, taken: Row, every: bool) -> Table:
     """The rows, the fastest first: the best threads of each engine, device and precision, or `every` one with the front."""
     metric = next((row.quality.metric for row in measured.rows if row.quality), "quality")
     several = len(measured.devices) > 1 or measured.devices[0] != "cpu"
+    tiled = any(row.tile for row in measured.rows)
     table = new_table(
         "engine",
         "precision",
         *(["device"] if several else []),
         "threads",
+        *(["tile"] if tiled else []),
         "p50 ms",
         "±",
         METRICS.get(metric, metric),
@@ -246,7 +248,7 @@ def _table(measured: Measurement, taken: Row, every: bool) -> Table:
         column.justify = "right"
     for column in table.columns:
         column.no_wrap = True
-    table.padding = (0, 1, 0, 0)  # of 80 columns the table needs all
+    table.padding = (0, 0 if tiled or several else 1, 0, 0)  # of 80 columns the table needs all
     front = selection.front(measured.rows)
     for row in measured.rows if every else _best(measured.rows, taken):
         marks = ["front"] if every and any(row is f for f in front) else []
@@ -256,7 +258,7 @@ def _table(measured: Measurement, taken: Row, every: bool) -> Table:
             row.runtime,
             row.precision,
             *([row.device] if several else []),
-            *_figures(row),
+            *_figures(row, tiled),
             " ".join(marks),
             style=style,
         )
@@ -273,9 +275,10 @@ def _best(rows: Sequence[Row], taken: Row) -> list[Row]:
     return sorted(first.values(), key=lambda row: row.ms)
 
 
-def _figures(row: Row) -> tuple[str, ...]:
+def _figures(row: Row, tiled: bool) -> tuple[str, ...]:
     return (
         str(row.threads or "auto"),
+        *([str(row.tile or "")] if tiled else []),
         "–" if row.p50_ms is None or row.error else selection.figure(row.p50_ms),
         f"{row.noise:.0%}" if row.noise and row.rounds >= NOISE_KNOWN else "",
         row.quality.figure if row.quality else "–",

@@ -46,10 +46,11 @@ class Stylizer(TiledTask):
     """
 
     name = "stylize"
+    largest_tile = WHOLE
     Settings = StylizeSettings
 
-    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int = WHOLE, **request: Any) -> None:
-        """As `edgekit.load`; `max_tile`: pixels a side of a tile, where shapes are free."""
+    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int | None = None, **request: Any) -> None:
+        """As `edgekit.load`; `max_tile`: pixels a side of a tile, where shapes are free; left out, what was tuned."""
         super().__init__(bundle, runtime, max_tile=max_tile, **request)
         self.border = self.settings.border
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -43,6 +44,7 @@ class Task(Closing):
         threads: int | None = None,
         isolate: bool | Isolation = False,
         image_size: tuple[int, int] | None = None,
+        tile: int | None = None,
     ) -> None:
         assert bundle.manifest.task is not None
         try:
@@ -55,6 +57,7 @@ class Task(Closing):
             bundle.component(component)
         self._precision = precision
         self._picked = choice.pick(bundle, self.components[0], runtime, device, precision, {}, threads, image_size)
+        self._picked = replace(self._picked, tile=tile or self._picked.tile)
         self._sessions: dict[tuple[str, tuple[tuple[str, int], ...]], Session] = {}
         self._last: Session | None = None
         self._closed = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,15 +36,16 @@ class TiledTask(Task):
     only filled up where a file has fixed sizes; where it is larger than these, it is refused.
     """
 
+    largest_tile: ClassVar[int] = MAX_TILE
     scale: int = 1
     border: int = 0
     step: int = 1
 
-    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int = MAX_TILE, **request: Any) -> None:
-        """As `edgekit.load`; `max_tile`: input pixels a side of a tile, where shapes are free."""
+    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int | None = None, **request: Any) -> None:
+        """As `edgekit.load`; `max_tile`: input pixels a side of a tile, where shapes are free; left out, what was tuned."""
         super().__init__(bundle, runtime, **request)
         self.step = self.settings.step
-        self._max_tile = -(-max_tile // self.step) * self.step
+        self._max_tile = -(-(max_tile or self._picked.tile or self.largest_tile) // self.step) * self.step
         fixed = [v.sizes for v in bundle.component().variants if v.sizes]
         wrong = [s for s in fixed if set(s) != {"height", "width"} or s["height"] * s["width"] > MAX_WINDOW]
         if wrong:
@@ -210,7 +211,8 @@ class TiledTask(Task):
         alike = [
             v for v in self.bundle.component().variants if (v.format, v.precision) == (picked.format, picked.precision)
         ]
-        return [(v.sizes["height"], v.sizes["width"]) for v in alike if v.sizes]
+        windows = [(v.sizes["height"], v.sizes["width"]) for v in alike if v.sizes]
+        return [w for w in windows if max(w) <= (self._picked.tile or MAX_WINDOW)] or windows
 
     def _session_of(self, window: tuple[int, int] | None) -> Session:
         return self._session({"height": window[0], "width": window[1]} if window else None)

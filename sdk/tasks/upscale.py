@@ -11,7 +11,7 @@ from msgspec import Meta
 from edgekit import images
 from edgekit.bundle import Bundle
 from edgekit.images import UInt8
-from edgekit.tasks.tiled import MAX_TILE, TiledTask
+from edgekit.tasks.tiled import TiledTask
 
 
 class UpscaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,8 +33,8 @@ class Upscaler(TiledTask):
     name = "upscale"
     Settings = UpscaleSettings
 
-    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int = MAX_TILE, **request: Any) -> None:
-        """As `edgekit.load`; `max_tile`: input pixels a side of a tile, where shapes are free."""
+    def __init__(self, bundle: Bundle, runtime: str = "auto", *, max_tile: int | None = None, **request: Any) -> None:
+        """As `edgekit.load`; `max_tile`: input pixels a side of a tile, where shapes are free; left out, what was tuned."""
         super().__init__(bundle, runtime, max_tile=max_tile, **request)
         self.scale = self.settings.scale
 

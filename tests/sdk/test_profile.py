@@ -216,3 +216,12 @@ def test_doctor_tells_which_bundles_were_tuned(monkeypatch: pytest.MonkeyPatch) 
     elsewhere(monkeypatch)
     told = next(f for f in doctor.findings() if f.text.startswith("sr-x2: "))
     assert told.level == "note" and "this is 'another processor'" in told.text and "`edgekit tune sr-x2`" in told.text
+
+
+def test_tuned_tiles_choose_among_files_of_fixed_sizes(bundle: Bundle) -> None:
+    save(bundle, [Row("litert", "cpu", "int8", None, 1.0, tile=256)])
+    with edgekit.load(bundle) as upscale:
+        assert upscale.info()["tile_sizes"] == [[64, 64], [256, 256]]
+        assert upscale(np.zeros((300, 300, 3), np.uint8)).shape == (600, 600, 3)
+    with edgekit.load(bundle, "litert", precision="int8") as upscale:
+        assert [360, 640] in upscale.info()["tile_sizes"]
