@@ -10,7 +10,7 @@ import pytest
 from benchmarks.doubles import HOSTILE, MACHINE, report, row, usual
 from rich.console import Console
 
-from edgekit.benchmarks import Report, Thorough, measure, records
+from edgekit.benchmarks import Report, Thorough, measure, published, records
 from edgekit.benchmarks.options import MeasureOptions
 from edgekit.benchmarks.projections import projections
 from edgekit.benchmarks.reports import comparison, figures, table
@@ -170,3 +170,13 @@ def test_everything_beside_latency_is_measured() -> None:
     assert detail.model_cpu_ms > 0 and detail.task_cpu_ms and detail.rss_mb and len(detail.paced_ms) >= 2
     assert all(min(stage) >= 0 and stage[1] > 0 for stage in detail.stages_ms) and found.asked["fps"] == 50
     assert row.loads[0].cached is None or row.loads[0].cached <= 1.0
+
+
+def test_published_figures_go_between_the_marks() -> None:
+    page = f"before\n{published.BEGIN}\nold\n{published.END}\nafter\n"
+    told = published.laid_out(published.laid_out(page, [usual()]), [usual("other")])
+    assert told.startswith("before\n") and told.endswith("after\n") and "### other" in told and "old" not in told
+    with pytest.raises(InputError, match="to write between"):
+        published.laid_out("no marks", [])
+    docs = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+    assert published.laid_out(docs.read_text(encoding="utf-8"), [])

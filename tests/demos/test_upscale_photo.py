@@ -22,7 +22,7 @@ def test_writes_pictures_table_and_samples(tmp_path: Path, photo: np.ndarray) ->
             assert engine in done.output and precision in done.output
     assert read_image(tmp_path / "out" / "mine-x2.png").shape == (202, 242, 3)
     assert "← auto" in done.output and "auto takes" in done.output
-    rows = json.loads((tmp_path / "out" / "mine.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "out" / "mine.json").read_text())["reports"][0]["rows"]
     assert len(rows) == 6 and all(not row["error"] for row in rows)
 
 
