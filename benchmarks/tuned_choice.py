@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edgekit import machine, selection
-from edgekit.benchmarks.candidates import thread_counts
-from edgekit.benchmarks.measurement import measure
+from edgekit.benchmarks.candidates import thread_counts, tile_sizes
+from edgekit.benchmarks.cases import cases_of, row_of
+from edgekit.benchmarks.measurement import prepared
 from edgekit.benchmarks.options import MeasureOptions
-from edgekit.benchmarks.records import Row
+from edgekit.benchmarks.race import Race
+from edgekit.benchmarks.records import Case, Row
 from edgekit.benchmarks.statistics import noise_of
 from edgekit.benchmarks.tuning import tune
 from edgekit.bundle import Bundle
@@ -32,6 +34,7 @@ from edgekit.bundle import Bundle
 BUNDLES = ("sr-x2", "style-wave", "cifar-cnn", "digits-gan", "shakespeare-gpt", "digits-vae")
 BEHIND = 0.05
 LONGEST_S = 60.0
+ANSWER_S = 300.0
 WIDTH = 112  # columns that the table needs
 
 
@@ -64,21 +67,22 @@ class Verdict(msgspec.Struct, frozen=True):
         return self.behind <= BEHIND and self.tune_s <= LONGEST_S
 
 
-def judge(bundle: Bundle, options: MeasureOptions) -> Verdict:
+def judge(bundle: Bundle, rounds: int, seconds: float) -> Verdict:
     """Tune as `edgekit tune` does, then sweep."""
     load = machine.facts()["load_1min"]
     tuned = tune(bundle)
-    began = time.monotonic()
-    rows = [row for row in measure(bundle, options=options).rows if medians(row) and not row.error]
     picked = tuned.choice
-    key = (picked.runtime, picked.variant.precision, picked.threads)
-    ours = next(row for row in rows if (row.case.runtime, row.case.precision, row.case.threads) == key)
+    own = Case(str(bundle.folder), picked.runtime, picked.device, picked.variant.precision, picked.threads)
+    own = msgspec.structs.replace(own, tile=picked.tile)
+    began = time.monotonic()
+    rows = swept(bundle, own, rounds, seconds)
+    ours = next(row for row in rows if row.case == own)
     best = min(rows, key=lambda row: float(np.median(medians(row))))
     return Verdict(
         bundle.name,
-        ours.label,
+        named(ours),
         float(np.median(medians(ours))),
-        best.label,
+        named(best),
         float(np.median(medians(best))),
         noise_of(medians(ours), medians(best)),
         tuned.seconds,
@@ -89,9 +93,31 @@ def judge(bundle: Bundle, options: MeasureOptions) -> Verdict:
     )
 
 
+def swept(bundle: Bundle, own: Case, rounds: int, seconds: float) -> list[Row]:
+    """Every engine × precision with every number of threads, and with every size of tiles, interleaved; `own` too."""
+    options = MeasureOptions()
+    counts = (None, *thread_counts(machine.cores()))
+    cases = cases_of(bundle, threads=counts)
+    sizes = tile_sizes(bundle, options.size) or {}
+    for case in cases_of(bundle):
+        cases += [msgspec.structs.replace(case, tile=tile) for tile in sizes.get((case.runtime, case.precision), ())]
+    with tempfile.TemporaryDirectory() as folder, Race(prepared(bundle, options, Path(folder))[0], ANSWER_S) as race:
+        rows = [row_of(bundle, case) for case in [*cases, *([own] if own not in cases else [])]]
+        for row in rows:
+            race.open(row)
+        for _ in range(rounds):
+            race.round({"do": "round", "seconds": seconds, "alone": False})
+    return [row for row in rows if medians(row) and not row.error]
+
+
 def medians(row: Row) -> list[float]:
     """Of each round: of the task, or of the model where there is none."""
     return row.task_round_ms or row.round_ms
+
+
+def named(row: Row) -> str:
+    """ "openvino int8 2 threads", with the tile where it is not the task's own."""
+    return row.label + (f" tiles {row.case.tile}" if row.case.tile else "")
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:
@@ -121,20 +147,16 @@ def table(verdicts: Sequence[Verdict]) -> Table:
 @click.command()
 @click.argument("bundles", nargs=-1)
 @click.option("--rounds", default=8, show_default=True)
-@click.option(
-    "--seconds", default=0.5, show_default=True, help="For each combination and round, half of them the task."
-)
+@click.option("--seconds", default=0.5, show_default=True, help="For each combination and round.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Add the verdicts to this file.")
 def main(bundles: tuple[str, ...], rounds: int, seconds: float, path: Path | None) -> None:
     """Tune bundles, and show the choice beside the best of all combinations."""
     console = Console(highlight=False, markup=False, width=max(WIDTH, Console().width))
-    counts = (None, *thread_counts(machine.cores()))
-    options = MeasureOptions(rounds=rounds, seconds=seconds, threads=counts)
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["EDGEKIT_CACHE"] = cache  # the user's own profiles stay as they are
         for name in bundles or BUNDLES:
-            verdicts.append(judge(Bundle.open(name), options))
+            verdicts.append(judge(Bundle.open(name), rounds, seconds))
             console.print(f"{name}: {verdicts[-1].why}", style="dim", soft_wrap=True)
     console.print(table(verdicts))
     if path is not None:

@@ -15,7 +15,7 @@ from sdk.doubles import replace_file
 
 import edgekit
 from edgekit import choice, profile
-from edgekit.benchmarks import TuneOptions, candidates, halving, race, tune, tuning
+from edgekit.benchmarks import TuneOptions, candidates, halving, race, tune, tuned_choice, tuning
 from edgekit.benchmarks.candidates import thread_counts
 from edgekit.bundle import Bundle, shipped
 from edgekit.cli import main
@@ -294,3 +294,16 @@ def test_a_stopped_command_is_exit_code_130(made: type[Made], monkeypatch: pytes
     monkeypatch.setattr(Made, "fault", staticmethod(lambda key: stopped_at_once() if len(Made.calls) == 15 else None))
     result = command()
     assert result.exit_code == 130 and "stopped: what was measured is kept" in result.output
+
+
+def test_the_choice_is_held_against_a_sweep(made: type[Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))  # which the command sets to one of its own
+    monkeypatch.setattr(tuned_choice.machine, "cores", lambda: 2)
+    monkeypatch.setattr(Made, "drifts", 1.0)
+    arguments = ["sr-x2", "--rounds", "3", "--json", str(tmp_path / "verdicts.json")]
+    result = CliRunner().invoke(tuned_choice.main, arguments)
+    assert result.exit_code == 0 and "no choice is more than 5% behind" in result.output
+    (verdict,) = json.loads((tmp_path / "verdicts.json").read_text())
+    assert verdict["tuned"] == "openvino int8" and verdict["combinations"] == 6 * 3 + 6 * 2
+    slow = tuned_choice.Verdict("b", "a", 10.6, "b", 10.0, 0.02, 30.0, 60.0, 9, "", None)
+    assert not slow.kept and slow.behind == pytest.approx(0.06)
