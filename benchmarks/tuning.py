@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 from edgekit import choice, profile, selection
 from edgekit.benchmarks.candidates import NOT_A_DEVICE, TuneOptions, cases_of, check, thread_counts, tile_sizes
 from edgekit.benchmarks.cases import row_of
+from edgekit.benchmarks.conditions import Watch, warnings
 from edgekit.benchmarks.halving import MOST_ROUNDS, TOLD_APART, Halving
 from edgekit.benchmarks.measurement import prepared
 from edgekit.benchmarks.options import MeasureOptions
@@ -61,7 +61,7 @@ def tune(bundle: str | Path | Bundle, *, options: TuneOptions = TuneOptions()) -
         EngineError: no combination could be measured; says why.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    began = time.monotonic()
+    watch = Watch()
     opened.check_files()
     check(options)
     cases, failed = cases_of(opened, options)
@@ -71,8 +71,9 @@ def tune(bundle: str | Path | Bundle, *, options: TuneOptions = TuneOptions()) -
         rows, stopped = _raced(opened, cases, image, options)
     rows = sorted([*rows, *failed], key=lambda row: row.ms)
     size = options.size if image is not None else None
-    notes = _hurried(rows, options.budget_s) if not stopped else ()
-    return _kept(opened, rows, profile.measurement(rows, what, size, options.limits, not stopped), began, notes)
+    watch.look()
+    notes = (*(_hurried(rows, options.budget_s) if not stopped else ()), *_disturbed(watch))
+    return _kept(opened, rows, profile.measurement(rows, what, size, options.limits, not stopped), watch, notes)
 
 
 def remember(bundle: Bundle, report: Report) -> Choice:
@@ -217,8 +218,18 @@ def _hurried(rows: Sequence[Row], budget_s: float) -> tuple[str, ...]:
     )
 
 
+def _disturbed(watch: Watch) -> list[str]:
+    """What may have changed the figures: heat, clock, and what the machine had to do before the first process began."""
+    load = watch.states[0].load
+    busy = load is not None and load > cores()
+    told = (
+        f"the machine was busy (load {load} on {cores()} core{'s' if cores() > 1 else ''}): tune again when it is idle"
+    )
+    return [*warnings(watch.states), *([told] if busy else [])]
+
+
 def _kept(
-    bundle: Bundle, rows: list[Row], measured: profile.Measurement, began: float, notes: tuple[str, ...]
+    bundle: Bundle, rows: list[Row], measured: profile.Measurement, watch: Watch, notes: tuple[str, ...]
 ) -> Tuned:
     """Store it, and say what `auto` takes now.
 
@@ -238,7 +249,7 @@ def _kept(
         tuple(selection.front(rows)),
         selected.met,
         not measured.whole,
-        time.monotonic() - began,
+        watch.seconds,
         measured.input,
         path,
         notes,

@@ -17,6 +17,7 @@ import edgekit
 from edgekit import choice, profile
 from edgekit.benchmarks import TuneOptions, candidates, halving, race, tune, tuned_choice, tuning
 from edgekit.benchmarks.candidates import thread_counts
+from edgekit.benchmarks.conditions import State
 from edgekit.bundle import Bundle, shipped
 from edgekit.cli import main
 from edgekit.errors import DeviceUnavailable, EngineError, HashMismatch, InputError
@@ -179,6 +180,15 @@ def test_a_spent_budget_still_measures_one_round_and_says_so(made: type[Made]) -
     tuned = tune("sr-x2", options=TuneOptions(budget_s=0.001))
     assert tuned.rows[0].rounds == 1 and "the budget of 0.001 s allowed 1 round" in tuned.notes[0]
     assert any("was spent before it was its turn" in r.error for r in tuned.rows)
+
+
+def test_a_busy_or_hot_machine_is_told(made: type[Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [State(0.0, load=9.0, throttle_events=1), State(1.0, load=9.5, throttle_events=3)]
+    watch = type("Watch", (), {"states": states, "seconds": 1.0, "look": lambda self: None})
+    monkeypatch.setattr(tuning, "Watch", watch)
+    notes = tune("sr-x2").notes
+    assert any("slowed down for its heat 2 times" in note for note in notes)
+    assert any("the machine was busy (load 9.0 on 2 cores)" in note for note in notes)
 
 
 def test_little_memory_opens_no_more(made: type[Made], monkeypatch: pytest.MonkeyPatch) -> None:
