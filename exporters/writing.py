@@ -88,7 +88,9 @@ def check_buckets(prepared: Prepared, buckets: Sequence[Mapping[str, int]]) -> N
 def write(prepared: Prepared, out: Path, options: ExportOptions) -> Bundle:
     """Convert every component of what was read to every format; as `export`."""
     tolerance = prepared.tolerance if options.tolerance is None else options.tolerance
-    options = replace(options, buckets=options.buckets or prepared.buckets, tolerance=tolerance)
+    usual = dict(prepared.buckets[0]) if prepared.buckets else {}  # for sizes that a bucket leaves out
+    buckets = [{**usual, **bucket} for bucket in options.buckets] or prepared.buckets
+    options = replace(options, buckets=buckets, tolerance=tolerance)
     failures: list[ExportError] = []
     modules = [source.module for source in prepared.sources.values()]
     with bundles.staged(out) as stage, shelved(modules, stage):

@@ -23,13 +23,13 @@ from edgekit.text import NOWHERE, State
 
 ATTENTION = "edgekit-ring"
 HIDDEN = -1e9  # what is added to the score of a token that may not be seen
-TOKENS = "tokens"  # the free dimension
+TEXTS, TOKENS, SLOTS = "texts", "tokens", "slots"  # the free dimensions
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Keys or values of one layer, 1 × heads × slots × size: those in the ring, those of the new tokens, and the
-    bias that hides what a query may not see, 1 × (queries of a group) × (slots + new tokens).
+    """Keys or values of one layer, texts × heads × slots × size: those in the ring, those of the new tokens, and the
+    bias that hides what a query may not see, texts × 1 × (queries of a group) × (slots + new tokens).
     """
 
     past: Tensor
@@ -63,7 +63,7 @@ class Ring(Cache):  # type: ignore[misc]  # transformers has no types
         """0 for tokens that lie 0 to `reach` back, HIDDEN for others; made once, as layers of one reach share it."""
         if reach not in self._biases:
             seen = (self.distance >= 0) & (self.distance <= reach)
-            self._biases[reach] = torch.cat([torch.where(seen, 0.0, HIDDEN)] * self.groups, dim=1)
+            self._biases[reach] = torch.cat([torch.where(seen, 0.0, HIDDEN)] * self.groups, dim=1)[:, None]
         return self._biases[reach]
 
 
@@ -78,19 +78,20 @@ def attend(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of new tokens (1 × heads × tokens × size) to a ring and to each other."""
+    """Attention of new tokens (texts × heads × tokens × size) to a ring and to each other."""
     if not isinstance(key, Columns) or others.get("s_aux") is not None or others.get("position_bias") is not None:
         raise NotImplementedError(f"{type(module).__name__} changes what it takes from the cache")
-    heads, size, slots = query.shape[1], query.shape[3], key.past.shape[2]
-    grouped = _whole(query).view(key.new.shape[1], -1, size) * (size**-0.5 if scaling is None else scaling)
-    scores = torch.cat([torch.bmm(grouped, keys.squeeze(0).transpose(1, 2)) for keys in (key.past, key.new)], dim=2)
+    heads, tokens, size = query.shape[1:]
+    groups, slots = heads // key.new.shape[1], key.past.shape[2]
+    scaled = _whole(query) * (size**-0.5 if scaling is None else scaling)
+    grouped = torch.unflatten(scaled, 1, (-1, groups)).flatten(2, 3)  # texts × key heads × (group × tokens) × size
+    scores = torch.cat([grouped @ keys.transpose(2, 3) for keys in (key.past, key.new)], dim=3)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    weights = torch.softmax(scores + key.bias, dim=2)
-    past, new = value.past.squeeze(0), value.new.squeeze(0)  # by an index, engines would copy the ring
-    mixed = torch.baddbmm(torch.bmm(weights[..., slots:], new), weights[..., :slots], past)
-    mixed = torch.unflatten(mixed, 1, (heads // key.new.shape[1], query.shape[2]))  # key heads × group × tokens × size
-    return _whole(mixed.permute(2, 0, 1, 3)).flatten(1, 2)[None], None
+    weights = torch.softmax(scores + key.bias, dim=3)
+    mixed = weights[..., :slots] @ value.past + weights[..., slots:] @ value.new
+    mixed = torch.unflatten(mixed, 2, (groups, tokens)).flatten(1, 2)
+    return _whole(mixed.transpose(1, 2)), None
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -102,10 +103,12 @@ ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
 
 
 class CausalStep(nn.Module):
-    """`forward` reads n tokens: tokens, positions (1 × n), positions of the ring's slots (1 × context), the ring →
-    logits after the last (1 × vocabulary), and each layer's new keys and values (1 × heads × n × size).
+    """`forward` reads n tokens of each of some texts: tokens, positions (texts × n), positions of the ring's slots
+    (texts × slots), the ring → logits after the last (texts × vocabulary), and each layer's new keys and values
+    (texts × heads × n × size).
 
-    A position of NOWHERE is that of an empty slot, or of a token that only fills up n, which nobody sees.
+    A position of NOWHERE is that of an empty slot, or of a token that only fills up n, which nobody sees. The ring
+    has as many slots as the caller likes, so that a short text does not pay for a long one.
 
     Raises:
         InputError: layers that keep something else than keys and values.
@@ -136,7 +139,7 @@ class CausalStep(nn.Module):
             logits = self.model(
                 input_ids=tokens,
                 position_ids=positions.clamp(min=0),
-                attention_mask=ring.bias(self.context)[None],  # made already: four dimensions are taken as they are
+                attention_mask=ring.bias(self.context),  # made already: four dimensions are taken as they are
                 past_key_values=ring,
                 use_cache=True,
                 logits_to_keep=1,
@@ -166,14 +169,14 @@ class CausalStep(nn.Module):
         """Inputs and outputs."""
         pairs = list(zip(self.states(), self.shapes, strict=True))
         inputs = [
-            TensorSpec("tokens", "int32", (1, TOKENS)),
-            TensorSpec("positions", "int32", (1, TOKENS)),
-            TensorSpec("slots", "int32", (1, self.context)),
-            *(TensorSpec(s.input, "float32", (1, heads, self.context, size)) for s, (heads, size) in pairs),
+            TensorSpec("tokens", "int32", (TEXTS, TOKENS)),
+            TensorSpec("positions", "int32", (TEXTS, TOKENS)),
+            TensorSpec("slots", "int32", (TEXTS, SLOTS)),
+            *(TensorSpec(s.input, "float32", (TEXTS, heads, SLOTS, size)) for s, (heads, size) in pairs),
         ]
         outputs = [
-            TensorSpec("logits", "float32", (1, self.vocabulary)),
-            *(TensorSpec(s.output, "float32", (1, heads, TOKENS, size)) for s, (heads, size) in pairs),
+            TensorSpec("logits", "float32", (TEXTS, self.vocabulary)),
+            *(TensorSpec(s.output, "float32", (TEXTS, heads, TOKENS, size)) for s, (heads, size) in pairs),
         ]
         return tuple(inputs), tuple(outputs)
 

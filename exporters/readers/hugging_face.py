@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 1024  # tokens that a model sees, where nobody asks for another number and it was made for as many
 WIDTHS = (1, 16)  # tokens that files of fixed sizes read at once
+PROBED = 48  # slots of the ring that a graph is tried with
 SETTINGS = ("context", "temperature", "start", "stop", "ends")  # that a person may state
 TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
@@ -62,7 +63,7 @@ def prepared(found: Loaded, settings: Mapping[str, Any]) -> Prepared:
         {"model": Source(step, inputs, outputs, probes)},
         Task("write", {"vocabulary": [], "tokenizer": TOKENIZER, **task, "positions": limit}),
         _files(tokenizer),
-        buckets=[{"tokens": width} for width in WIDTHS if width <= context],
+        buckets=[{"texts": 1, "tokens": width, "slots": context} for width in WIDTHS if width <= context],
         tolerance=1e-4 * scale,
         summary=f"{type(model).__name__}, {parameters:,} parameters, {context:,} tokens of context",
         provenance={"source": found.name, "architecture": type(model).__name__, "parameters": parameters},
@@ -122,17 +123,16 @@ def _context(model: Any, settings: Mapping[str, Any], limit: int) -> int:
 
 @torch.inference_mode()
 def _probes(step: CausalStep) -> tuple[tuple[Array, ...], ...]:
-    """Three runs that follow one another: some tokens on an empty ring, some more, and one alone; the second first,
-    as a graph is traced with it.
+    """Three runs on two texts that follow one another: some tokens on an empty ring, some more, and one alone; the
+    second first, as a graph is traced with it.
     """
-    tokens = torch.from_numpy(
-        np.random.default_rng(0).integers(step.vocabulary, size=(1, step.context), dtype=np.int32)
-    )
-    past = [torch.zeros(1, heads, step.context, size) for heads, size in step.shapes]
-    slots = torch.full((1, step.context), NOWHERE, dtype=torch.int32)
+    places = min(step.context, PROBED)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(step.vocabulary, size=(2, places), dtype=np.int32))
+    past = [torch.zeros(2, heads, places, size) for heads, size in step.shapes]
+    slots = torch.full((2, places), NOWHERE, dtype=torch.int32)
     seen, at = [], 0
-    for count in _counts(step.context):
-        positions = torch.arange(at, at + count, dtype=torch.int32)[None]
+    for count in _counts(places):
+        positions = torch.arange(at, at + count, dtype=torch.int32).repeat(2, 1)
         inputs = (tokens[:, at : at + count], positions, slots, *past)
         seen.append(tuple(t.numpy().copy() for t in inputs))
         for ring, column in zip(past, step(*inputs)[1:], strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,14 @@ from edgekit.session import Session
 from edgekit.tasks.drawing import check_seed
 from edgekit.tasks.task import Task
 from edgekit.tasks.write_reading import ChunkReading, Reading, TextReading
-from edgekit.tasks.write_settings import TOKENS, WriteSettings, check, codec_of
+from edgekit.tasks.write_settings import TEXTS, TOKENS, WriteSettings, check, codec_of
+from edgekit.tasks.write_text import Ends, Text
 from edgekit.text import Codec, Floats, Sampling, Stops, nats
 
 MAX_CHARACTERS = 100_000  # of a prompt, and of what is generated
 MAX_ATTEMPTS = 1_000  # of tunes
+TOGETHER = 16  # prompts of a batch that are read and written at once: each has a ring of its own
 SMALL = 2**24  # bytes of a model whose steps are too small to be shared by threads
-
-
-@dataclass(frozen=True)
-class Ends:
-    """What ends a text: strings, and tokens."""
-
-    stops: Stops
-    tokens: tuple[int, ...]
 
 
 class TextGenerator(Task):
@@ -91,7 +85,7 @@ class TextGenerator(Task):
             EngineError: the model gives NaN.
         """
         sampling = self._sampling(temperature, top_k, top_p, repetition_penalty)
-        return "".join(self._written(prompt, max_tokens, sampling, stop, seed))
+        return "".join(self._pieces(self._text(prompt, max_tokens, sampling, stop, seed)))
 
     def stream(
         self,
@@ -111,7 +105,40 @@ class TextGenerator(Task):
             InputError, EngineError: as `generate`; what is wrong with the arguments is said before the first piece.
         """
         sampling = self._sampling(temperature, top_k, top_p, repetition_penalty)
-        return self._written(prompt, max_tokens, sampling, stop, seed)
+        return self._pieces(self._text(prompt, max_tokens, sampling, stop, seed))
+
+    def batch(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 200,
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> list[str]:
+        """The continuations of several prompts, which may differ in length, as `generate` gives them one by one.
+
+        Networks of transformers in ONNX and OpenVINO read and write up to 16 at once, which takes little longer than
+        one: a step's time goes into weights, and these are read once for all. Others take them in turn. The text of
+        prompt i is drawn with seed + i; its logits differ from those of `generate` in their last bits.
+
+        Raises:
+            InputError: a string instead of several, or as `generate` for any of them. EngineError: as `generate`.
+        """
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+            raise InputError(
+                f"got {type(prompts).__name__} for prompts: expected a list of texts; one goes to generate"
+            )
+        sampling = self._sampling(temperature, top_k, top_p, repetition_penalty)
+        check_seed(seed)
+        seeds = [None if seed is None else seed + index for index in range(len(prompts))]
+        texts = [self._text(p, max_tokens, sampling, stop, s) for p, s in zip(prompts, seeds, strict=True)]
+        together = TOGETHER if self._reads(TEXTS) else 1
+        groups = (texts[first : first + together] for first in range(0, len(texts), together))
+        return [written for group in groups for written in self._together(group)]
 
     def nats_per_char(self, text: str) -> float:
         """How surprised the model is by a text: the mean of -ln p(character | all before it). Lower is better.
@@ -192,20 +219,24 @@ class TextGenerator(Task):
         """A session that reads so many tokens a run."""
         return self._session({TOKENS: width} if self._widths else None)
 
-    def _reading(self) -> TextReading:
-        """A new text."""
+    def _reads(self, free: str) -> bool:
+        """Whether tokens have this free dimension."""
+        return any(spec.name == TOKENS and free in spec.shape for spec in self._first.inputs)
+
+    def _reading(self, texts: int = 1) -> TextReading:
+        """One new text, or several where the graph reads them at once."""
         if TOKENS not in {spec.name for spec in self._first.inputs}:
             return Reading(self._session(), self.settings)
-        return ChunkReading(self._opened, self.settings, self._widths, self._first.inputs)
+        return ChunkReading(self._opened, self.settings, self._widths, self._first.inputs, texts)
 
     def _sampling(self, temperature: float | None, top_k: int | None, top_p: float | None, penalty: float) -> Sampling:
         own = self.settings.temperature
         return Sampling(own if temperature is None else temperature, top_k, top_p, penalty)
 
-    def _written(
+    def _text(
         self, prompt: str, max_tokens: int, sampling: Sampling, stop: str | Sequence[str] | None, seed: int | None
-    ) -> Iterator[str]:
-        """Check everything now, and write when the first piece is asked for."""
+    ) -> Text:
+        """A text to be written, everything checked."""
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)):
             raise InputError(f"got max_tokens={max_tokens!r}: expected a whole number, 1 to {MAX_CHARACTERS:,}")
         if not 1 <= max_tokens <= MAX_CHARACTERS:
@@ -215,26 +246,34 @@ class TextGenerator(Task):
         tokens = self._prompted(prompt)
         check_seed(seed)
         self._require_room(len(tokens), int(max_tokens))
-        return self._pieces(tokens, int(max_tokens), sampling, Ends(stops, tuple(ends)), np.random.default_rng(seed))
+        stated = Ends(stops, tuple(ends), int(max_tokens))
+        return Text(tokens, sampling, stated, np.random.default_rng(seed), self.vocabulary.stream(tokens))
 
-    def _pieces(
-        self, tokens: list[int], count: int, sampling: Sampling, ends: Ends, random: np.random.Generator
-    ) -> Iterator[str]:
-        reading, writing = self._reading(), self.vocabulary.stream(tokens)
-        logits = self._read(reading, tokens)
-        for left in range(count, 0, -1):
-            token = sampling.pick(logits, tokens, random)
-            if token in ends.tokens:
-                break
-            tokens.append(token)
-            if piece := ends.stops.pass_on(writing.push(token)):
+    def _pieces(self, text: Text) -> Iterator[str]:
+        reading = self._reading()
+        logits = self._read(reading, text.tokens)
+        while True:
+            if piece := text.push(logits):
                 yield piece
-            if ends.stops.met:
+            if text.done:
                 return
-            if left > 1:
-                logits = self._read(reading, [token])
-        if held := ends.stops.pass_on(writing.rest()) + ends.stops.rest():
-            yield held
+            logits = self._read(reading, text.tokens[-1:])
+
+    def _together(self, texts: Sequence[Text]) -> list[str]:
+        """What is written of several texts at once; one that has ended is not read on."""
+        if len(texts) == 1:
+            return ["".join(self._pieces(texts[0]))]
+        reading = self._reading(len(texts))
+        assert isinstance(reading, ChunkReading)
+        written = [""] * len(texts)
+        rows = reading.read_all([text.tokens for text in texts])
+        while True:
+            self._require_finite(rows, "logits")
+            for index, text in enumerate(texts):
+                written[index] += "" if text.done else text.push(rows[index])
+            if all(text.done for text in texts):
+                return written
+            rows = reading.read_all([[] if text.done else text.tokens[-1:] for text in texts])
 
     def _read(self, reading: TextReading, tokens: Sequence[int]) -> Floats:
         """The logits after these tokens."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgekit.session import Session
-from edgekit.tasks.write_settings import TOKENS, WriteSettings
+from edgekit.tasks.write_settings import SLOTS, TEXTS, TOKENS, WriteSettings
 from edgekit.tensors import Array, TensorSpec
 from edgekit.text import NOWHERE, Floats
 
 EMPTY = 1e9  # the age of a slot that holds nothing yet: attention to it vanishes
 AT_ONCE = 64  # tokens that a graph with their number free reads in one run
+FIRST_SLOTS = 64  # of a ring that grows
 
 
 class TextReading(ABC):
@@ -63,16 +64,18 @@ class Reading(TextReading):
 
 
 class ChunkReading(TextReading):
-    """A graph that reads several tokens a run: a prompt in chunks, what follows one by one.
+    """A graph that reads several tokens a run, of one text or of several: prompts in chunks, what follows one by one.
 
     New columns go over the oldest of the ring; a token sees the `context` tokens before it, however they were
-    read. A file of fixed size takes fewer tokens too: the places before them are filled with a token at
-    NOWHERE, which no other sees.
+    read. Where the number of slots is free, the ring begins small and doubles when it is full, so that a short
+    text does not pay for a long one. A file of fixed size takes fewer tokens too: the places before them are filled
+    with a token at NOWHERE, which no other sees. So are those before the shorter ones of several prompts.
 
     Args:
         opened: a session of the graph for a number of tokens.
         widths: the numbers of tokens there are files for, ascending; none where it is free.
         inputs: the tensors that the graph takes.
+        texts: how many are read at once.
     """
 
     def __init__(
@@ -81,50 +84,88 @@ class ChunkReading(TextReading):
         settings: WriteSettings,
         widths: Sequence[int],
         inputs: Sequence[TensorSpec],
+        texts: int = 1,
     ) -> None:
-        self._opened, self._settings, self._widths = opened, settings, widths
+        self._opened, self._settings, self._widths, self._texts = opened, settings, widths, texts
         self._largest = min(max(widths, default=AT_ONCE), settings.context)
-        shapes = {s.name: s for s in inputs}
-        self._slots = np.full((1, settings.context), NOWHERE, np.int32)
-        self._rings = {s.input: np.zeros(_sizes(shapes[s.input]), shapes[s.input].dtype) for s in settings.states}
-        self._axes = [(self._rings[s.input], s.output, (slice(None),) * s.axis) for s in settings.states]
+        specs = {s.name: s for s in inputs}
+        grows = specs["slots"].shape[1] == SLOTS
+        self._capacity = min(FIRST_SLOTS, settings.context) if grows else settings.context
+        sizes = {TEXTS: texts, SLOTS: self._capacity}
+        self._slots = np.full((texts, self._capacity), NOWHERE, np.int32)
+        self._rings = {s.input: np.zeros(_sizes(specs[s.input].bound(sizes)), np.float32) for s in settings.states}
+        self._columns = [(s.input, s.output, (slice(None),) * s.axis) for s in settings.states]
         self._feeds: dict[int, dict[str, Array]] = {}
-        self._position = 0
+        self._written = 0  # columns of the ring
+        self._positions = np.zeros((texts, 1), np.int32)  # of each text's next token
 
     def read(self, tokens: Sequence[int]) -> Floats:
-        for first in range(0, len(tokens), self._largest):
-            logits = self._run(tokens[first : first + self._largest])
+        logits: Floats = self.read_all([tokens])[0]
         return logits
 
-    def _run(self, tokens: Sequence[int]) -> Floats:
-        count = len(tokens)
+    def read_all(self, texts: Sequence[Sequence[int]]) -> Floats:
+        """Read some tokens of each text; returns the logits of each one's next, float32 texts × tokens.
+
+        A text that is given none stays as it is, and its row means nothing; one at least is given some.
+        """
+        longest = max(map(len, texts))
+        padded = np.zeros((self._texts, longest), np.int32)
+        for row, tokens in zip(padded, texts, strict=True):
+            row[longest - len(tokens) :] = tokens
+        places = np.arange(longest) - (longest - np.array([len(tokens) for tokens in texts]))[:, None]
+        positions = np.where(places < 0, NOWHERE, self._positions + places)
+        self._positions = self._positions + np.array([[len(tokens)] for tokens in texts])
+        for first in range(0, longest, self._largest):
+            logits = self._run(*(a[:, first : first + self._largest] for a in (padded, positions)))
+        return logits
+
+    def _run(self, tokens: Array, positions: Array) -> Floats:
+        count = tokens.shape[1]
         width = next((w for w in self._widths if w >= count), count)
+        self._make_room(count)
         feeds, spare = self._fed(width), width - count
-        feeds[TOKENS][0, spare:] = tokens
-        feeds["positions"][0, :spare] = NOWHERE
-        feeds["positions"][0, spare:] = np.arange(self._position, self._position + count)
+        feeds[TOKENS][:, spare:] = tokens
+        feeds["positions"][:, :spare] = NOWHERE
+        feeds["positions"][:, spare:] = positions
         places = self._places(count)
         with self._opened(width).borrow(feeds, check=False) as results:
-            logits: Floats = results["logits"][0].copy()
-            for ring, output, before in self._axes:
-                ring[(*before, places)] = results[output][(*before, slice(spare, None))]
-        self._slots[0, places] = feeds["positions"][0, spare:]
-        self._position += count
+            logits: Floats = results["logits"].copy()
+            for name, output, before in self._columns:
+                self._rings[name][(*before, places)] = results[output][(*before, slice(spare, None))]
+        self._slots[:, places] = positions
+        self._written += count
         return logits
 
     def _fed(self, width: int) -> dict[str, Array]:
         """What the graph gets to read so many tokens; the same arrays every time."""
         if width not in self._feeds:
-            row = {name: np.zeros((1, width), np.int32) for name in (TOKENS, "positions")}
+            row = {name: np.zeros((self._texts, width), np.int32) for name in (TOKENS, "positions")}
             self._feeds[width] = {**row, "slots": self._slots, **self._rings}
         return self._feeds[width]
 
+    def _make_room(self, count: int) -> None:
+        """Double the ring until the columns that come have a place, or it is as large as it may be."""
+        capacity, wanted = self._capacity, min(self._written + count, self._settings.context)
+        while capacity < wanted:
+            capacity = min(2 * capacity, self._settings.context)
+        if capacity == self._capacity:
+            return
+        held = slice(0, self._capacity)
+        slots, self._slots = self._slots, np.full((self._texts, capacity), NOWHERE, np.int32)
+        self._slots[:, held] = slots
+        for name, _, before in self._columns:
+            old, axis = self._rings[name], len(before)
+            self._rings[name] = np.zeros((*old.shape[:axis], capacity, *old.shape[axis + 1 :]), np.float32)
+            self._rings[name][(*before, held)] = old
+        self._capacity = capacity
+        self._feeds.clear()
+
     def _places(self, count: int) -> slice | Array:
         """The oldest slots of the ring."""
-        first, context = self._position % self._settings.context, self._settings.context
-        if first + count <= context:
+        first, capacity = self._written % self._capacity, self._capacity
+        if first + count <= capacity:
             return slice(first, first + count)
-        return np.arange(first, first + count) % context
+        return np.arange(first, first + count) % capacity
 
 
 def _sizes(spec: TensorSpec) -> tuple[int, ...]:

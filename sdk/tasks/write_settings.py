@@ -16,6 +16,7 @@ from edgekit.text import Codec, Sampling, State, Stops, Vocabulary
 from edgekit.tokenizer import Tokenizer
 
 TOKENS = "tokens"  # input and free dimension of a graph that reads several tokens at once
+TEXTS, SLOTS = "texts", "slots"  # free dimensions of such a graph: of how many texts, beside rings of how many slots
 Token = Annotated[int, Meta(ge=0, le=2**24)]
 
 
@@ -23,7 +24,7 @@ class WriteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`vocabulary` in the order of the logits, empty where `tokenizer` names a file of the bundle; `states` that go
     from step to step; what text begins and ends with.
 
-    `context` is the number of slots of the rings, 0 where there are none; `positions` is how many places of a
+    `context` is the number of slots of the rings, the most there may be where it is free, 0 where there are none; `positions` is how many places of a
     text the network knows, 0 where it goes on without end. `view` "abc" says that the text is music. Each text
     is read after `start`, with a tokenizer only where a prompt gives no token. `stop`, and each of the tokens
     `ends`, end it unless the caller says otherwise.
@@ -62,7 +63,7 @@ def check(settings: WriteSettings, codec: Codec, session: Session, who: str) -> 
     classes = outputs["logits"].shape[1:]
     fits = classes == (len(codec),) if not settings.tokenizer else isinstance(classes[0], int)
     rings = {inputs[s.input].shape[s.axis : s.axis + 1] for s in settings.states if s.kind == "append"}
-    if not rings <= {(settings.context,)} or not fits:
+    if not (rings <= {(settings.context,)} or rings == {(SLOTS,)}) or not fits:
         raise ManifestError(
             f"{who} have {len(codec)} {'tokens' if settings.tokenizer else 'characters'} and a context of "
             f"{settings.context}, the graph has {outputs['logits']} logits and rings of {sorted(map(str, rings))}"
@@ -90,14 +91,15 @@ def _check_names(
 def _check_shapes(
     settings: WriteSettings, inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec], who: str
 ) -> None:
-    """What is read has the shapes that the states lead to; the number of tokens alone may be free."""
-    count = inputs[TOKENS].shape[-1] if TOKENS in inputs else 1
+    """What is read has the shapes that the states lead to; the numbers of texts, tokens and slots may be free."""
+    texts, count = inputs[TOKENS].shape if TOKENS in inputs and len(inputs[TOKENS].shape) == 2 else (1, 1)
+    slots = settings.context if TOKENS not in inputs or inputs["slots"].shape[-1:] != (SLOTS,) else SLOTS
+    free = {d for d, name in ((texts, TEXTS), (count, TOKENS), (slots, SLOTS)) if d == name}
     for spec in (*inputs.values(), *outputs.values()):
-        if any(isinstance(size, str) and size != count for size in spec.shape):
+        if any(isinstance(size, str) and size not in free for size in spec.shape):
             raise ManifestError(f"{who} need fixed sizes, {spec.name} is {spec}: export the bundle again")
-    context = settings.context
-    shapes: dict[str, tuple[int | str, ...]] = {"token": (1,), "distance": (1, context), "slots": (1, context)}
-    shapes |= dict.fromkeys((TOKENS, "positions"), (1, count))
+    shapes: dict[str, tuple[int | str, ...]] = {"token": (1,), "distance": (1, slots), "slots": (texts, slots)}
+    shapes |= dict.fromkeys((TOKENS, "positions"), (texts, count))
     for name in sorted(shapes.keys() & inputs.keys()):
         _require_shape(who, inputs[name], shapes[name])
     if len(outputs["logits"].shape) != 2:

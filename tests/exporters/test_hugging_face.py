@@ -27,6 +27,7 @@ from edgekit.exporters.readers.hugging_face import CausalReader
 from edgekit.exporters.readers.reading import Asked, read
 from edgekit.manifest import Task
 from edgekit.tasks.write import TextGenerator
+from edgekit.tasks.write_reading import ChunkReading
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -167,6 +168,53 @@ def test_chunks_read_as_single_tokens_do(llama: Bundle) -> None:
             for token in tokens[first:last]:
                 one = single.read([token])
             np.testing.assert_allclose(logits, one, atol=1e-4)
+
+
+def test_several_texts_at_once(llama: Bundle) -> None:
+    """Prompts of different lengths, one beyond the ring and some of the same, end each in its own time."""
+    prompts = [PROMPT * 3, "a", TEXTS[1], TEXTS[2], "a"]
+    with loaded(llama) as write:
+        wanted = [write.generate(prompt, 30, seed=5 + i) for i, prompt in enumerate(prompts)]
+        assert write.batch(prompts, 30, seed=5) == wanted and len(set(map(len, wanted))) > 1
+        wanted = [write.generate(prompt, 40, temperature=0, stop=()) for prompt in prompts]
+        assert write.batch(prompts, 40, temperature=0, stop=()) == wanted
+        assert write.batch(prompts[1:2], 40, temperature=0, stop=()) == wanted[1:2] and write.batch([]) == []
+        assert (
+            write.batch(["a"] * 17, 3, temperature=0, stop=()) == [write.generate("a", 3, temperature=0, stop=())] * 17
+        )
+        with pytest.raises(InputError, match="got str for prompts: expected a list"):
+            write.batch(PROMPT)
+        with pytest.raises(InputError, match="100,001 characters"):
+            write.batch(["a", "a" * 100_001])
+
+
+def test_a_text_ends_where_its_positions_do_whatever_others_need(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """GPT-2's table has 128 places: the short text is written far beyond where the long one ended."""
+    with loaded(exported(folders("gpt2"), tmp_path / "my-gpt2")) as write:
+        room = 128 - len(write.vocabulary.encode(TEXTS[1] * 2)) + 1
+        prompts = ["a", TEXTS[1] * 2]
+        wanted = [write.generate(prompt, room, temperature=0, stop=()) for prompt in prompts]
+        assert write.batch(prompts, room, temperature=0, stop=()) == wanted
+        assert write.batch(prompts, room, temperature=0, stop="e") == [w.partition("e")[0] for w in wanted]
+
+
+def test_a_ring_grows_with_the_text(llama: Bundle, folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """Slots are taken by the doubling; what is read does not depend on when."""
+    bundle = exported(folders("llama"), tmp_path / "my-lm", context=200)
+    tokens = np.random.default_rng(0).integers(300, size=230).tolist()
+    with loaded(bundle) as write:
+        whole, single = write._reading(), write._reading()
+        assert isinstance(whole, ChunkReading) and isinstance(single, ChunkReading)
+        seen = []
+        for first, last in ((0, 3), (3, 70), (70, 71), (71, 230)):
+            logits = whole.read(tokens[first:last])
+            seen.append(whole._slots.shape[1])
+            for token in tokens[first:last]:
+                one = single.read([token])
+            np.testing.assert_allclose(logits, one, atol=1e-4)
+        assert seen == [64, 128, 128, 200]
 
 
 def test_sliding_windows(tmp_path: Path) -> None:
@@ -417,7 +465,6 @@ def test_an_interrupted_text_leaves_the_model_usable(llama: Bundle, monkeypatch:
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"context": 8}, ManifestError, "need slots to be 1 × 8, the graph has int32 1 × 16"),
         ({"tokenizer": "other.json"}, BundleError, "has no file 'other.json'"),
         ({"tokenizer": ""}, ManifestError, "0 characters"),
         ({"ends": [-1]}, ManifestError, "ends"),
