@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgekit.errors import QuantizationError
+from edgekit.exporters.sizing import fitted
 from edgekit.exporters.sources import Source
 from edgekit.quantization.correction.bias import correct_bias
 from edgekit.quantization.correction.network import Network
@@ -48,8 +49,10 @@ def corrected(
         raise QuantizationError(f"got the correction '{unknown[0]}': expected some of {', '.join(CORRECTIONS)}")
     if names and not calibration:
         raise QuantizationError(f"got no calibration inputs: {names[0]} measures what layers are given")
+    shapes = [spec.bound(source.first_sizes).shape for spec in source.inputs]  # those that the network is traced at
+    fit = [tuple(fitted(a, shape) for a, shape in zip(arrays, shapes, strict=True)) for arrays in calibration]
     for name in (name for name in CORRECTIONS if name in names):
-        source = CORRECTIONS[name](source, calibration, keep_float, progress)
+        source = CORRECTIONS[name](source, fit, keep_float, progress)
     return source
 
 
