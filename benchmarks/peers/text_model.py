@@ -73,7 +73,16 @@ def converted(kind: str, model: Path, work: Path, python: Path, say: Callable[[s
         subprocess.run([str(python), *ARGUMENTS[kind](model, staged)], check=True, stdout=sys.stderr)
         if kind == "edgekit":
             for scheme in QUANTIZED:
-                small = ["--scheme", scheme, "--source", str(model), "--correct", "none", "--no-timing", "--keep-slower"]
+                small = [
+                    "--scheme",
+                    scheme,
+                    "--source",
+                    str(model),
+                    "--correct",
+                    "none",
+                    "--no-timing",
+                    "--keep-slower",
+                ]
                 command = [str(python), "-m", "edgekit.cli", "quantize", str(staged), *small]
                 subprocess.run(command, check=True, stdout=sys.stderr)
         staged.rename(out)
