@@ -52,15 +52,14 @@ class Transformers:
 
     packages: tuple[str, ...] = ("transformers", "torch")
 
-    def __init__(self, folder: str, precision: str, threads: int, compiled: bool = False) -> None:
+    def __init__(self, folder: str, precision: str, threads: int) -> None:
         import torch
         import transformers
 
         torch.set_num_threads(threads)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        if compiled:  # what transformers does with a cache of fixed size
-            self.model.generation_config.cache_implementation = "static"
+        self.model.generation_config.eos_token_id = None  # it writes on
 
     def run(self, text: str, tokens: list[int], count: int) -> dict[str, Any]:
         import torch
@@ -82,7 +81,6 @@ class Transformers:
                 given,
                 attention_mask=torch.ones_like(given),
                 max_new_tokens=count,
-                min_new_tokens=count,
                 do_sample=False,
                 streamer=Clock(),
             )
@@ -98,6 +96,7 @@ class Optimum(Transformers):
         from optimum.intel import OVModelForCausalLM
 
         self.model: Any = OVModelForCausalLM.from_pretrained(folder, ov_config=openvino_settings(precision, threads))
+        self.model.generation_config.eos_token_id = None
 
 
 class GenAi:
@@ -127,8 +126,7 @@ class GenAi:
                 pass
 
         config = self.engine.GenerationConfig()
-        config.max_new_tokens = config.min_new_tokens = count
-        config.do_sample = False
+        config.max_new_tokens, config.ignore_eos, config.do_sample = count, True, False
         given = openvino.Tensor(np.array([tokens], np.int64))
         began = time.perf_counter()
         made = self.pipe.generate(given, config, Clock())
