@@ -135,10 +135,15 @@ def test_nats_are_minus_the_logarithm_of_the_probability() -> None:
     assert nats(LOGITS + 1000, 3) == pytest.approx(-math.log(0.1), abs=1e-3)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=3), Sampling(1.0, top_p=0.95), Sampling(0.7, 90, 0.5)])
-def test_cutting_off_is_what_sorting_all_would_give(sampling: Sampling) -> None:
-    """Of many tokens, with equals among them; the first of equals stays."""
-    logits = np.random.default_rng(0).normal(0, 2, 1_000).astype(np.float32).round(1)
+@pytest.mark.parametrize("decimals", [0, 1, 7])
+@pytest.mark.parametrize("spread", [0.01, 2])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(1.0, top_k=3), Sampling(1.0, top_p=0.95), Sampling(0.7, 90, 0.5), Sampling(1.0, top_p=0.0101)],
+)
+def test_cutting_off_is_what_sorting_all_would_give(sampling: Sampling, spread: float, decimals: int) -> None:
+    """Of many tokens, with equals among them, some or all; the first of equals stays."""
+    logits = np.random.default_rng(0).normal(0, spread, 1_000).astype(np.float32).round(decimals)
     shares = np.exp((logits.astype(np.float64) - logits.max()) / sampling.temperature)
     for size, kept in ((sampling.top_k, None), (None, sampling.top_p)):
         order = np.argsort(-shares, kind="stable")
