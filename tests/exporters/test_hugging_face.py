@@ -343,8 +343,8 @@ def test_int8_without_the_network_is_made_from_the_files(llama: Bundle, tmp_path
     assert any("--source" in note for note in result.notes)
     with edgekit.load(result.bundle, "onnxruntime", precision="int8") as write:
         assert write.generate(PROMPT, 5, temperature=0, stop=())
-    (agreed,) = result.bundle.component().agreement  # OpenVINO 2026.4 takes the logits for another shape
-    assert agreed.wrong and "openvino does not run it" in agreed.note
+    (agreed,) = result.bundle.component().agreement
+    assert agreed.wrong  # OpenVINO 2026.4 does not run it, or answers otherwise: auto passes it over
 
 
 @pytest.mark.parametrize(
