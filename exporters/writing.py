@@ -142,7 +142,9 @@ def require_task(bundle: Bundle) -> None:
     if task is None:
         return
     try:
-        load(bundle, threads=2).close()  # not one: OpenVINO 2026.4 may then crash on networks of a few neurons
+        load(
+            bundle, threads=2, check=False
+        ).close()  # not one: OpenVINO 2026.4 may then crash on networks of a few neurons
     except (DeviceUnavailable, NotInstalled):  # of an engine that is not here: the device will say
         return
     except EdgekitError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgekit import bundle as bundles
-from edgekit import registry
+from edgekit import guard, registry
 from edgekit.bundle import Bundle
 from edgekit.compiled import nothing_kept
 from edgekit.errors import QuantizationError
@@ -134,7 +134,7 @@ def quantize(
         progress=options.progress,
     )
     limits = Limits(max_drop, max(1, options.attempts), options.budget_s)
-    with _scratch(target) as scratch:
+    with _scratch(target) as scratch, guard.trusting():
         trials = Trials(work, scratch, max_drop)
         first = Plan(tuple(options.keep_float), trials.corrections(options.correct))
         attempts, why = search(trials.run, first, limits, trials.ranked)

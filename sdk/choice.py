@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit import profile, registry
+from edgekit import guard, profile, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, InputError, NotInstalled
 from edgekit.machine import architecture, int8_overflows, processor
@@ -92,7 +92,7 @@ def pick(
         _refuse(bundle, component, runtime, precision, options)
     fitting = _of_sizes(bundle, component, runtime, options, sizes)
     named = runtime != "auto" and precision != "auto"
-    wrong = {} if named else dict(wrong_answers(bundle, fitting))
+    wrong = {} if named else dict(wrong_answers(bundle, fitting)) | guard.refused(bundle, device)
     stale = ""
     if not named or device == "auto":
         trusted: dict[tuple[str, str], Variant] = {
@@ -286,7 +286,7 @@ def _alike(speed: Speed, here: str) -> bool:
 
 def _before(fitting: Sequence[tuple[str, Variant]], pair: tuple[str, str], taken: tuple[str, str]) -> bool:
     order: list[tuple[str, str]] = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
-    return order.index(pair) < order.index(taken)
+    return pair in order and order.index(pair) < order.index(taken)
 
 
 def _has(engine: str, device: str) -> bool:

@@ -91,7 +91,14 @@ class RuntimeCrashed(EngineError):
 
 
 class WrongAnswer(EngineError):
-    """An engine answers a bundle's golden inputs with something else than the bundle says."""
+    """An engine answers a bundle's golden inputs with something else than the bundle says.
+
+    `pair`: the runtime and the precision.
+    """
+
+    def __init__(self, message: str, pair: tuple[str, str] = ("", "")) -> None:
+        super().__init__(message)
+        self.pair = pair
 
 
 class SessionClosed(EdgekitError, RuntimeError):

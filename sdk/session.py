@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from edgekit import choice, flight, forking, registry
+from edgekit import choice, flight, forking, guard, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import (
     BundleNotFound,
@@ -417,6 +417,7 @@ def open_session(
     floats: bool = False,
     options: Any = None,
     isolate: bool | Isolation = False,
+    check: guard.Check = "auto",
 ) -> Session:
     """Open a component of a bundle, or a model file, on an engine.
 
@@ -434,37 +435,55 @@ def open_session(
         options: the engine's own options dataclass, such as OpenVinoOptions.
         isolate: True runs the engine in a process of its own: a crash of it raises RuntimeCrashed, and the next call
             starts it again. `edgekit.isolation.Isolation(timeout_s=…)` ends one that hangs, too.
+        check: "auto" runs the bundle's golden inputs when an engine first opens a file on this machine, and refuses one
+            that computes something else; where "auto" chose it, the next is taken. True checks at every opening,
+            False never.
 
     Raises:
-        BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
+        BundleError, NotInstalled, DeviceUnavailable, EngineError (WrongAnswer), InputError.
     """
+    guard.require_check(check)
     if isolate:
         from edgekit.isolation.request import Request, named
         from edgekit.isolation.session import IsolatedSession
 
-        asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats)
+        asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats, check)
         return IsolatedSession(Request(str(getattr(source, "folder", source)), *asked, named(options)), isolate)
     from edgekit import buckets, floating  # which build on this module
 
     if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
+        if check is True:
+            raise InputError(f"got check=True for '{source}': a lone file has no golden values to check it by")
         lone = _open_file(Path(source), runtime, device, precision, threads, options)
         return floating.as_floats(lone) if floats else lone
     bundle = source if isinstance(source, Bundle) else Bundle.open(source)
-    picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads)
     described = bundle.component(component)
 
-    def opening(variant: Variant) -> Session:
-        model = _model(bundle, described, variant, sizes or {})
-        return _opened(picked.runtime, model, picked.device, picked.threads, options)
+    def made() -> Session:
+        picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads)
 
-    alike = choice.alike(described, picked.variant)
-    if len(alike) > 1 and not sizes:
-        session: Session = buckets.BucketSession(described, alike, opening)
-    else:
-        session = opening(picked.variant)
-        session.others = buckets.listed(alike)
-    session.why = picked.why
+        def opening(variant: Variant) -> Session:
+            model = _model(bundle, described, variant, sizes or {})
+            opened = _opened(picked.runtime, model, picked.device, picked.threads, options)
+            engine = _engine(picked.runtime, picked.device, options)
+            return guard.guarded(opened, bundle, (component, variant), engine, check)
+
+        alike = choice.alike(described, picked.variant)
+        if len(alike) > 1 and not sizes:
+            session: Session = buckets.BucketSession(described, alike, opening)
+        else:
+            session = opening(picked.variant)
+            session.others = buckets.listed(alike)
+        session.why = picked.why
+        return session
+
+    session = guard.passing_on(made, strict="auto" not in (runtime, precision))
     return floating.as_floats(session) if floats else session
+
+
+def _engine(name: str, device: str, options: Any) -> guard.Engine:
+    found = runtime(name)
+    return guard.Engine(name, found.version(), device, options or found.options())
 
 
 def _model(bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int]) -> Model:

@@ -158,7 +158,7 @@ def _tried(
         return None, None, "not installed"
     precision, sizes = variant.precision, variant.sizes or None
     try:
-        with open_session(bundle, engine, precision=precision, component=name, sizes=sizes) as session:
+        with open_session(bundle, engine, precision=precision, component=name, sizes=sizes, check=False) as session:
             if any(spec.name not in golden for spec in (*component.inputs, *component.outputs)):
                 return None, None, "opens; the bundle has no golden values"
             made_at = golden_sizes(bundle, name)

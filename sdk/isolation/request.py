@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -55,6 +55,7 @@ class Request(msgspec.Struct, frozen=True):
     component: str
     sizes: dict[str, int] | None
     floats: bool
+    check: bool | Literal["auto"]
     options: Options | None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit import registry
+from edgekit import guard, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError
 from edgekit.isolation import Isolation
@@ -20,12 +20,13 @@ def load(
     threads: int | None = None,
     isolate: bool | Isolation = False,
     image_size: tuple[int, int] | None = None,
+    check: guard.Check = "auto",
 ) -> Any:
     """Load a bundle as its task: an object to call, with `.info()`.
 
     Args:
         source: a bundle's folder or .zip, or the name of one that ships ("sr-x2").
-        runtime, device, precision, threads, isolate: as for `open_session`.
+        runtime, device, precision, threads, isolate, check: as for `open_session`.
         image_size: (height, width) of the images that will come, where `edgekit tune` measured several sizes: "auto" goes
             by the nearest; by the one that was measured last where this is left out.
 
@@ -36,5 +37,9 @@ def load(
     if bundle.manifest.task is None:
         raise BundleError(f"{bundle.name} states no task: open it with edgekit.open_session('{bundle.name}')")
     task = registry.find("tasks", bundle.manifest.task.name)
-    request = {"device": device, "precision": precision, "threads": threads, "isolate": isolate}
-    return task(bundle, runtime, **request, image_size=image_size)
+    request = {"device": device, "precision": precision, "threads": threads, "isolate": isolate, "check": check}
+
+    def made() -> Any:
+        return task(bundle, runtime, **request, image_size=image_size)
+
+    return guard.passing_on(made, strict="auto" not in (runtime, precision))

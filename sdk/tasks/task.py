@@ -13,6 +13,7 @@ import numpy as np
 from edgekit import choice
 from edgekit.bundle import Bundle
 from edgekit.errors import EngineError, ManifestError, SessionClosed
+from edgekit.guard import Check
 from edgekit.images import UInt8
 from edgekit.isolation import Isolation
 from edgekit.manifest import Variant
@@ -45,6 +46,7 @@ class Task(Closing):
         isolate: bool | Isolation = False,
         image_size: tuple[int, int] | None = None,
         tile: int | None = None,
+        check: Check = "auto",
     ) -> None:
         assert bundle.manifest.task is not None
         try:
@@ -52,7 +54,7 @@ class Task(Closing):
         except msgspec.ValidationError as error:
             raise ManifestError(f"{bundle.name}: the settings of task '{self.name}' are wrong: {error}") from error
         self.bundle = bundle
-        self._isolate = isolate
+        self._isolate, self._guarding = isolate, check
         for component in self.components:
             bundle.component(component)
         self._precision = precision
@@ -160,6 +162,7 @@ class Task(Closing):
                     component=component,
                     sizes=sizes,
                     isolate=self._isolate,
+                    check=self._guarding,
                 )
                 session.why = self._picked.why
                 self._sessions[key] = session

@@ -43,7 +43,7 @@ for name in shipped():
             with edgekit.load(bundle, engine, precision=precision, threads=1) as task:
                 result, placement = task.once(image), task.placement()
                 ran.append([name, placement.runtime, placement.precision, len(result) > 0])
-devices = {row.runtime: row.usable for row in edgekit.devices()}
+devices = {row.runtime: False for row in edgekit.devices()} | {r.runtime: True for r in edgekit.devices() if r.usable}
 verdicts = [[v.runtime, v.ok] for v in verify(Bundle.open("sr-x2"))]
 loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(HOST))
 print(json.dumps({"ran": ran, "devices": devices, "verdicts": verdicts, "loaded": loaded}))
