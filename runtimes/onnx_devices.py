@@ -209,10 +209,10 @@ def _tried(engine: Any, place: Place) -> str:
 
 def _missing_library(engine: Any, provider: Provider) -> str:
     """The vendor's library that a provider's own one does not find, as the system's loader tells."""
-    if not provider.library:
-        return ""
     form = {"Windows": "{}.dll"}.get(platform.system(), "lib{}.so")
     path = Path(engine.__file__).parent / "capi" / form.format(provider.library)
+    if not path.is_file():
+        return ""
     try:
         ctypes.CDLL(str(path))
     except OSError as error:

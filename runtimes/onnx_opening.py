@@ -101,7 +101,7 @@ class Opening:
                 self._session({}, write_to=path)
             except Exception:  # as of a provider that compiles without saying so
                 return None
-            return onnx_graph.operators(path)
+            return onnx_graph.operators(path) if path.is_file() else None
 
     def _session(self, entries: Mapping[str, str], write_to: Path | None = None) -> Any:
         settings = self._settings(entries)
@@ -163,7 +163,11 @@ class Opening:
             self.place.provider.name,
             self.engine.__version__,
         )
-        return hashlib.sha256(self.model.path.read_bytes() + repr(about).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(repr(about).encode())
+        for path in (self.model.path, *require_inside(self.model.path, self.model.files)):
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
 
     def _settings(self, entries: Mapping[str, str]) -> Any:
         settings = self.engine.SessionOptions()

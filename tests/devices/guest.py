@@ -41,7 +41,7 @@ def components() -> Iterator[tuple[Bundle, str]]:
 
 def opened(bundle: Bundle, component: str, device: str, precision: str, **more: Any) -> Session:
     free = {d for spec in bundle.component(component).inputs for d in spec.shape if isinstance(d, str)}
-    sizes = {dim: SIDE for dim in free}
+    sizes = dict.fromkeys(free, SIDE)
     return open_session(
         bundle, "onnxruntime", device=device, precision=precision, component=component, sizes=sizes, **more
     )

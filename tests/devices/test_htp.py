@@ -54,7 +54,10 @@ def test_floats_in_16_bits_are_had_when_asked_for_and_told(guest: Guest) -> None
 def test_what_cannot_be_had_is_refused_with_the_remedy(guest: Guest) -> None:
     *float32, backend, sizes, second = guest.run(PROGRAM, "refuse", "npu", "fp32")
     for row in float32:
-        assert row["error"] == "DeviceUnavailable" and "computes float operators in 16 bits: use precision='int8'" in row["said"]
+        assert (
+            row["error"] == "DeviceUnavailable"
+            and "computes float operators in 16 bits: use precision='int8'" in row["said"]
+        )
     # a backend that is not there makes the engine leave all to the processor, without a word of it
     assert backend["error"] == "DeviceUnavailable" and "would run on the processor" in backend["said"]
     assert "9 × Conv" in backend["said"]

@@ -30,7 +30,9 @@ def test_it_is_listed_as_software(guest: Guest) -> None:
 
 
 def test_without_a_driver_it_is_not_usable_and_says_what_it_takes(guests: Guests, mesa: dict[str, str]) -> None:
-    blind = guests("onnxruntime-webgpu", "onnxruntime-webgpu==1.27.0", variables=mesa | {"VK_DRIVER_FILES": "/dev/null"})
+    blind = guests(
+        "onnxruntime-webgpu", "onnxruntime-webgpu==1.27.0", variables=mesa | {"VK_DRIVER_FILES": "/dev/null"}
+    )
     (row,) = (row for row in blind.run(PROGRAM, "rows") if row["provider"] == "webgpu")
     assert not row["usable"] and "No supported adapters" in row["why"] and "Vulkan" in row["remedy"]
     refused = blind.run(PROGRAM, "refuse", "gpu", "fp32")[0]
