@@ -13,7 +13,7 @@ from typing import Any
 from fetching import PROJECT
 
 FOLDERS = ("runtimes", "exporters", "quantization", "zoo", "benchmarks", "demos")
-LIMIT_S = 300
+LIMIT_S = 600  # a first run compiles every shader
 
 
 @dataclass(frozen=True)
