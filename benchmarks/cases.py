@@ -13,12 +13,12 @@ from edgekit import registry
 from edgekit.benchmarks.records import Case, Row
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
-from edgekit.errors import InputError
+from edgekit.errors import InputError, NotInstalled
 from edgekit.manifest import Precision, Variant
 from edgekit.session import runtime as find_runtime
 from edgekit.verify import golden_sizes
 
-DEVICES = ("cpu", "gpu", "npu")  # with an index where there are several, "gpu:1"
+DEVICES = ("cpu", "gpu", "npu", "all")  # with an index where there are several, "gpu:1"
 USUAL_SIDE = 64  # of a free dimension that neither a file nor golden values give a size
 
 
@@ -32,6 +32,7 @@ def cases_of(
     """The engine × device × precision × threads that are in the bundle and asked for.
 
     Of engines, those that are installed; one that is named is a case all the same, and a row that says what is missing.
+    The device "all" stands for every one that an engine can use here.
     """
     require_known(runtimes, precisions, devices)
     variants = bundle.component(bundle.main).variants
@@ -40,11 +41,20 @@ def cases_of(
         Case(str(bundle.folder), name, device, precision, count)
         for name in runtimes or registry.device_runtimes()
         if runtimes or find_runtime(name).installed()
-        for device in devices
+        for device in _named(name, devices)
         for precision in have
         if readable(name, precision, variants) and (not precisions or precision in precisions)
         for count in threads
     ]
+
+
+def _named(runtime: str, devices: Sequence[str]) -> list[str]:
+    """The devices that are asked for, "all" replaced by those that this engine can use."""
+    try:
+        usable = [d.name for d in find_runtime(runtime).devices() if d.usable] if "all" in devices else []
+    except NotInstalled:
+        usable = ["cpu"]
+    return list(dict.fromkeys(name for device in devices for name in (usable if device == "all" else [device])))
 
 
 def component_cases(

@@ -108,10 +108,12 @@ def slope(points: Sequence[tuple[float, float]]) -> Estimate | None:
 
 
 def _estimate(value: float, drawn: Floats, rounds: int) -> Estimate:
-    """A value between the ends of what was drawn anew from so many rounds."""
+    """A value between the ends of what was drawn anew from so many rounds, as times are spread: by factors."""
     low, high = map(float, np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)))
+    if min(value, low) <= 0:
+        return Estimate(value, min(value, low), max(value, high))
     wider = math.sqrt(rounds / (rounds - 1)) if rounds > 1 else 1.0
-    return Estimate(value, min(value, value - wider * (value - low)), max(value, value + wider * (high - value)))
+    return Estimate(value, min(value, value * (low / value) ** wider), max(value, value * (high / value) ** wider))
 
 
 def _replicates(rounds: Sequence[Sequence[float]], qs: Sequence[float], seed: int = 0) -> Floats:

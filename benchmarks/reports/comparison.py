@@ -77,15 +77,20 @@ def compare(
 
 
 def table(found: Comparison) -> Table:
-    """The changes, for a terminal of 80 columns."""
-    result = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("bundle", "row", "before", "after", "ratio", "95 % interval", ""):
-        result.add_column(head, justify="left" if head in ("bundle", "row", "") else "right", no_wrap=head != "row")
+    """The changes, bundle by bundle, for a terminal of 80 columns."""
+    result = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=0)
+    result.add_column("row", min_width=12)
+    for head in ("before", "after", "ratio", "95 % interval"):
+        result.add_column(head, justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True)
     styles = {"faster": "green", "slower": "red"}
+    told = ""
     for row in found.rows:
-        interval = f"{row.low:.2f} … {row.high:.2f}"
-        figures = ms(row.before_ms), ms(row.after_ms), f"{row.ratio:.2f}×", interval
-        result.add_row(row.bundle, row.label, *figures, row.verdict, style=styles.get(row.verdict))
+        if row.bundle != told:
+            result.add_row(row.bundle, style="bold")
+            told = row.bundle
+        figures = ms(row.before_ms), ms(row.after_ms), f"{row.ratio:.2f}×", f"{row.low:.2f} … {row.high:.2f}"
+        result.add_row(f"  {row.label}", *figures, row.verdict, style=styles.get(row.verdict))
     return result
 
 
@@ -146,7 +151,7 @@ def _notes(before: Report, after: Report) -> Iterator[str]:
     if missing:
         yield f"in one run alone: {', '.join(sorted(label for _, label in missing))}"
     for when, report in (("before", before), ("after", after)):
-        yield from (f"{when}: {line}" for line in report.warnings)
+        yield from (f"{when}, {report.bundle}: {line}" for line in report.warnings)
 
 
 def _key(row: Row) -> Key:

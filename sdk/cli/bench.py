@@ -62,7 +62,7 @@ class _Bench(click.Command):
 @command("edgekit bench sr-x2 --runtimes openvino,litert --html bench.html --json bench.json", cls=_Bench)
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE…")
 @several("runtimes", "Only these engines")
-@several("devices", "cpu, gpu, npu, gpu:1 …")
+@several("devices", "cpu, gpu, npu, gpu:1 …, or all")
 @several("precisions", "Only these precisions")
 @click.option("--threads", multiple=True, callback=_threads, help="Engine threads, by commas; the engine's choice if left out.")  # fmt: skip
 @click.option("--size", default="640x360", show_default=True, help="Width x height of the input image.")

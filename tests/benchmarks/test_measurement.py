@@ -21,6 +21,7 @@ from edgekit.benchmarks.tuning import remember
 from edgekit.benchmarks.worker import golden_inputs, runs_of
 from edgekit.bundle import Bundle, shipped
 from edgekit.errors import DeviceUnavailable, HashMismatch
+from edgekit.session import Device
 
 QUICK = MeasureOptions(size=(64, 64), rounds=2, seconds=0.02)
 
@@ -160,3 +161,12 @@ def test_golden_values_fill_other_sizes() -> None:
     assert image.shape == (1, 3, 100, 70) and image.dtype == np.float32
     side = min(golden.shape[2], 70)
     assert np.array_equal(image[:, :, :side, :side], golden[:, :, :side, :side])
+
+
+def test_all_devices_are_those_that_an_engine_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.runtimes.litert import LiteRtRuntime
+
+    known = [Device("litert", "cpu", ""), Device("litert", "gpu", ""), Device("litert", "npu", "", usable=False)]
+    monkeypatch.setattr(LiteRtRuntime, "devices", lambda self: known)
+    cases = cases_of(Bundle.open("sr-x2"), ["litert"], ["int8"], ["all", "cpu"], [1, 2])
+    assert [(c.device, c.threads) for c in cases] == [("cpu", 1), ("cpu", 2), ("gpu", 1), ("gpu", 2)]

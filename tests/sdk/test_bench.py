@@ -71,7 +71,7 @@ def test_a_missing_engine_that_was_named_is_a_row(monkeypatch: pytest.MonkeyPatc
     [
         (("sr-x2", "--runtimes", "openvinos"), "no runtime 'openvinos' (did you mean 'openvino'?)"),
         (("sr-x2", "--precisions", "int9"), "no precision 'int9' (did you mean 'int8'?): expected one of fp32"),
-        (("sr-x2", "--devices", "cpo"), "no device 'cpo' (did you mean 'cpu'?): expected one of cpu, gpu, npu"),
+        (("sr-x2", "--devices", "cpo"), "no device 'cpo' (did you mean 'cpu'?): expected one of cpu, gpu, npu, all"),
         (("sr-x2", "--precisions", "int4-weights"), "nothing of sr-x2 can be measured: no installed engine of any has a file of ['int4-weights']; it has"),
         (("sr-x2", "no-such-bundle"), "no bundle 'no-such-bundle'"),
         (("sr-x2", "--json", "nowhere/b.json"), "cannot write 'nowhere/b.json': there is no folder 'nowhere'"),
