@@ -1,7 +1,7 @@
 # make run     upscale a photo on every engine        make run PHOTO=mine.jpg
 # make test    every test                             make check   ruff and mypy
 # make test-pi  the aarch64 wheels on an emulated Raspberry Pi 4 and 5 (fetches about 250 MB once)
-# make test-devices  GPUs and NPUs in software and in simulators (fetches about 450 MB once)
+# make test-devices  GPUs and NPUs in software and in simulators (fetches about 240 MB once)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

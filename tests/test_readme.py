@@ -19,7 +19,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
 
-EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+PAGES = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("export.md", "devices.md"))
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
@@ -27,7 +27,7 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "code", blocks("python") + blocks("python", EXPORT), ids=lambda code: code.splitlines()[-1][:40]
+    "code", blocks("python") + blocks("python", PAGES), ids=lambda code: code.splitlines()[-1][:40]
 )
 def test_python_blocks_run(code: str, tmp_path: Path, photo: np.ndarray) -> None:
     write_image(tmp_path / "photo.jpg", photo)
