@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sys
-import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import cores, processor
-from edgekit.runtimes import litert_tensors
-from edgekit.runtimes.option_values import require_streams
+from edgekit.runtimes import litert_compiled, litert_delegates, litert_placement, litert_tensors
+from edgekit.runtimes.engine_words import captured
+from edgekit.runtimes.option_values import require_one_of, require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
-from edgekit.tensors import Array, TensorSpec
+from edgekit.tensors import Array
 
 MAGIC = b"TFL3"
 UNKNOWN = {  # what the engine says of operators that it lacks → what it means
@@ -38,7 +35,6 @@ UNKNOWN = {  # what the engine says of operators that it lacks → what it means
         "it uses {} in version {}, newer than this engine: update ai-edge-litert"
     ),
 }
-_MUTING = threading.Lock()  # descriptor 2 is the process's: one at a time
 
 
 @dataclass(frozen=True)
@@ -47,18 +43,28 @@ class LiteRtOptions:
 
     `streams`: how many runs `Session.map` keeps under way, each in an interpreter of its own; the threads are shared
     out among them, so that one run alone takes longer.
+
+    On a GPU or an NPU: `partial` lets operators that do not fit run on the processor, else such a file is refused;
+    `inference_precision` is what a GPU computes in, f16 by LiteRT's own default. `delegate` is the library of a board's
+    delegate, for device="npu"; a file compiled for the Edge TPU finds its own. `dispatch` is the folder with the library
+    by which LiteRT reaches a vendor's NPU.
     """
 
     xnnpack: bool = True
     signature: str | None = None
     streams: int = 1
+    partial: bool = False
+    inference_precision: Literal["f32", "f16"] = "f32"
+    delegate: str | None = None
+    dispatch: str | Path | None = None
 
     def __post_init__(self) -> None:
         require_streams(self.streams)
+        require_one_of("inference_precision", self.inference_precision, ("f32", "f16"))
 
 
 class LiteRtRuntime(Runtime):
-    """Runs .tflite files; shapes are fixed, one file for each."""
+    """Runs .tflite files; shapes are fixed but where the file leaves them free."""
 
     name = "litert"
     formats = ("tflite",)
@@ -69,37 +75,71 @@ class LiteRtRuntime(Runtime):
         return _engine()[1]
 
     def devices(self) -> list[Device]:
-        _engine()
-        return [Device(self.name, "cpu", processor(), ("fp32", "int8"))]
+        module, _ = _engine()
+        package = Path(module.__file__).parent if module.__name__.startswith("ai_edge_litert") else None
+        return [Device(self.name, "cpu", processor(), ("fp32", "int8")), *litert_delegates.listed(self.name, package)]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
         module, _ = _engine()
-        if device != "cpu":
-            raise DeviceUnavailable(f"litert runs on the cpu here: got device='{device}'; use device='cpu'")
         with open(model.path, "rb") as file:  # a file that is no flatbuffer crashes the interpreter
             if file.read(8)[4:] != MAGIC:
                 raise EngineError(f"litert cannot open '{model.path.name}': it is not a .tflite flatbuffer")
-        plain = (
-            {}
-            if options.xnnpack
-            else {"experimental_op_resolver_type": module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
-        )
+        if device not in ("cpu", "gpu", "npu"):
+            raise DeviceUnavailable(f"litert has no {device}: got device='{device}', expected 'cpu', 'gpu' or 'npu'")
+        library = options.delegate or (litert_delegates.edge_tpu() if litert_delegates.is_compiled(model.path) else "")
+        if device == "npu" and library:
+            return self._delegated(model, library, threads or cores(), options)
+        if device != "cpu":
+            return self._accelerated(model, device, threads or cores(), options)
         each = max(1, (threads or cores()) // options.streams)
-        try:
-            with _muted():
-                interpreter = module.Interpreter(model_path=str(model.path), num_threads=each, **plain)
-                interpreter.allocate_tensors()
-        except Exception as error:  # ValueError and RuntimeError, from C++
-            raise EngineError(f"litert cannot open '{model.path.name}': {_reason(error)}") from error
+        interpreter = _interpreter(module, model, each, plain=not options.xnnpack)
         session = LiteRtSession(interpreter, model, each, options.signature)
         if options.streams > 1:
             session.streams = options.streams
             session.again = lambda: self.open(model, device, each, replace(options, streams=1))
         return session
 
+    def _delegated(self, model: Model, library: str, threads: int, options: LiteRtOptions) -> Session:
+        module, _ = _engine()
+        delegate = litert_delegates.loaded(module, library)
+        interpreter = _interpreter(module, model, threads, plain=True, delegates=[delegate])
+        divided = options.partial or library == litert_delegates.edge_tpu()
+        litert_delegates.require_placed(interpreter, model.path.name, library, divided)
+        session = LiteRtSession(interpreter, model, threads, options.signature)
+        session.delegate = Path(library).name.partition(".")[0].removeprefix("lib")
+        return session
+
+    def _accelerated(self, model: Model, device: str, threads: int, options: LiteRtOptions) -> Session:
+        module, named = _engine()
+        if named.startswith("tflite-runtime"):
+            raise DeviceUnavailable(f"tflite-runtime has no {device} of its own: pip install 'edgekit[litert]'")
+        details = _interpreter(module, model, 1, plain=True)
+        return litert_compiled.open_compiled(model, device, threads, options, details)
+
+
+def _interpreter(module: Any, model: Model, threads: int, *, plain: bool, delegates: Sequence[Any] = ()) -> Any:
+    """An interpreter that is ready to run; `plain`: without XNNPACK.
+
+    Raises:
+        EngineError.
+    """
+    kernels = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if plain else module.OpResolverType.AUTO
+    settings = {"num_threads": threads, "experimental_op_resolver_type": kernels}
+    try:
+        with captured():
+            interpreter = module.Interpreter(
+                model_path=str(model.path), **settings, experimental_delegates=list(delegates) or None
+            )
+            interpreter.allocate_tensors()
+    except Exception as error:  # ValueError and RuntimeError, from C++
+        raise EngineError(f"litert cannot open '{model.path.name}': {_reason(error)}") from error
+    return interpreter
+
 
 class LiteRtSession(Session):
-    """One interpreter, used by one caller at a time."""
+    """One interpreter, used by one caller at a time. `delegate` names whose it is, on another device than the CPU."""
+
+    delegate = ""
 
     def __init__(self, interpreter: Any, model: Model, threads: int, signature: str | None = None) -> None:
         super().__init__()
@@ -117,11 +157,13 @@ class LiteRtSession(Session):
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
         given, made = self._found
         try:
-            stored = [_stored(a, own, spec) for a, own, spec in zip(arrays, given, self.inputs, strict=True)]
+            stored = [
+                litert_tensors.stored(a, own, spec) for a, own, spec in zip(arrays, given, self.inputs, strict=True)
+            ]
             results = self._of_signature(stored) if self._runner else self._of_main(stored)
         except Exception as error:
             raise EngineError(f"litert failed in '{self._model.path.name}': {_reason(error)}") from error
-        return [_restored(r, own, spec) for r, own, spec in zip(results, made, self.outputs, strict=True)]
+        return [litert_tensors.restored(r, own, spec) for r, own, spec in zip(results, made, self.outputs, strict=True)]
 
     def _of_main(self, arrays: list[Array]) -> list[Array]:
         engine = self._engine
@@ -148,12 +190,15 @@ class LiteRtSession(Session):
     def placement(self) -> Placement:
         with self._lock:
             self._refuse_closed()
-            operators, precision = _operators(self._engine) if self._runner is None else ({}, "unknown")
+            whole = self._runner is None  # of another graph the engine lists nothing
+            operators = litert_placement.operators(self._engine, self.delegate or "XNNPACK") if whole else {}
+            precision = litert_placement.precision(self._engine) if whole else "unknown"
+        units = {name.split()[0] for name in operators} & {"CPU", self.delegate}
         return Placement(
             runtime="litert",
             version=_engine()[1],
-            requested="cpu",
-            device="cpu",
+            requested="npu" if self.delegate else "cpu",
+            device="+".join(sorted("cpu" if unit == "CPU" else "npu" for unit in units)) if self.delegate else "cpu",
             precision=precision,
             threads=self._threads,
             operators=operators,
@@ -162,55 +207,6 @@ class LiteRtSession(Session):
 
     def _close(self) -> None:
         self._engine = self._runner = None
-
-
-def _operators(engine: Any) -> tuple[dict[str, int], str]:
-    """Operators by unit and name, and what convolutions and matrix products are computed in.
-
-    A delegate node stands for all operators between its inputs and its outputs.
-    """
-    details = engine._get_ops_details()
-    makers = {int(out): op for op in details if op["op_name"] != "DELEGATE" for out in op["outputs"]}
-    delegated: set[int] = set()
-    for node in (op for op in details if op["op_name"] == "DELEGATE"):
-        edge = {int(i) for i in node["inputs"]}
-        pending = [int(i) for i in node["outputs"]]
-        while pending:
-            op = makers.get(pending.pop())
-            if op is not None and op["index"] not in delegated:
-                delegated.add(op["index"])
-                pending += [int(i) for i in op["inputs"] if int(i) not in edge]
-    plain = [op for op in details if op["op_name"] != "DELEGATE"]
-    counted = Counter(f"{'XNNPACK' if op['index'] in delegated else 'CPU'} {op['op_name']}" for op in plain)
-    tensors = {t["index"]: t for t in engine.get_tensor_details()}
-    heavy = [op for op in plain if "CONV" in op["op_name"] or op["op_name"] in ("FULLY_CONNECTED", "BATCH_MATMUL")]
-    return dict(counted), _precision([[tensors.get(int(i), {}) for i in op["inputs"][:2]] for op in heavy or plain])
-
-
-def _precision(products: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """What products are computed in, by their inputs and weights; groups of weights that share a scale have 4 bits."""
-    taken = {kinds[0].get("dtype") for kinds in products if kinds and kinds[0].get("quantization", (0, 0))[0]}
-    if taken & {np.int8, np.uint8, np.int16}:
-        return "int16x8" if np.int16 in taken else "int8"
-    small = [kinds[1] for kinds in products if len(kinds) > 1 and kinds[1].get("dtype") is np.int8]
-    if any(own["quantization_parameters"].get("block_size") for own in small):
-        return "int4-weights"
-    return "int8-dynamic" if small else "fp32"
-
-
-@contextlib.contextmanager
-def _muted() -> Iterator[None]:
-    """Keep the C++ line "INFO: Created TensorFlow Lite XNNPACK delegate" off stderr; no setting does."""
-    with _MUTING:
-        sys.stderr.flush()
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
 
 
 def _engine() -> tuple[Any, str]:
@@ -234,15 +230,6 @@ def _package(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _stored(array: Array, own: TensorSpec, spec: TensorSpec) -> Array:
-    """What a session's input is in the file: integers, where the manifest states float32 for them."""
-    return array if own.dtype == spec.dtype or own.quantization is None else own.quantization.stored(array, own.dtype)
-
-
-def _restored(array: Array, own: TensorSpec, spec: TensorSpec) -> Array:
-    return array if own.dtype == spec.dtype or own.quantization is None else own.quantization.restored(array)
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgekit.errors import InputError
-from edgekit.tensors import Quantization, TensorSpec, border_spec
+from edgekit.tensors import Array, Quantization, TensorSpec, border_spec
 
 PREFIX = "serving_default_"
 Details = list[Mapping[str, Any]]
@@ -79,6 +79,16 @@ def as_stated(found: Sequence[TensorSpec], stated: Sequence[TensorSpec]) -> tupl
         else own
         for own, said in zip(found, stated, strict=True)
     )
+
+
+def stored(array: Array, own: TensorSpec, spec: TensorSpec) -> Array:
+    """What a session's input is in the file: integers, where the manifest states float32 for them."""
+    return array if own.dtype == spec.dtype or own.quantization is None else own.quantization.stored(array, own.dtype)
+
+
+def restored(array: Array, own: TensorSpec, spec: TensorSpec) -> Array:
+    """What the file gives, as the session states it."""
+    return array if own.dtype == spec.dtype or own.quantization is None else own.quantization.restored(array)
 
 
 def _names(details: Details, kind: str, signed: Mapping[int, str]) -> list[str]:
