@@ -85,7 +85,7 @@ class LiteRtRuntime(Runtime):
             if file.read(8)[4:] != MAGIC:
                 raise EngineError(f"litert cannot open '{model.path.name}': it is not a .tflite flatbuffer")
         if device not in ("cpu", "gpu", "npu"):
-            raise DeviceUnavailable(f"litert has no {device}: got device='{device}', expected 'cpu', 'gpu' or 'npu'")
+            raise DeviceUnavailable(f"litert has no device '{device}': it knows cpu, gpu and npu; use device='cpu'")
         library = options.delegate or (litert_delegates.edge_tpu() if litert_delegates.is_compiled(model.path) else "")
         if device == "npu" and library:
             return self._delegated(model, library, threads or cores(), options)
