@@ -23,7 +23,7 @@ import numpy as np
 
 from edgekit import machine
 from edgekit.bundle import Bundle, cache_folder, golden_sample
-from edgekit.errors import EngineError, InputError, WrongAnswer
+from edgekit.errors import EngineError, WrongAnswer
 from edgekit.manifest import WRONG_DB, Component, Variant
 from edgekit.tensors import Array
 
@@ -112,12 +112,6 @@ def trusting() -> Iterator[None]:
         yield
     finally:
         _trusting.reset(token)
-
-
-def require_check(check: object) -> None:
-    """Raises: InputError: none of True, False and "auto"."""
-    if not (isinstance(check, bool) or check == "auto"):
-        raise InputError(f"got check={check!r}: expected True, False or 'auto'")
 
 
 def _wrong(session: Session, bundle: Bundle, name: str, variant: Variant) -> str:

@@ -200,6 +200,6 @@ def find(table: str, name: str) -> Any:
     for entry in _entry_points(table):
         if entry.name == name:
             return _loaded(table, entry)
-    near = difflib.get_close_matches(name, names(table), 1, 0.75)
+    near = difflib.get_close_matches(name.lower(), names(table), 1, 0.75)
     meant = f" (did you mean '{near[0]}'?)" if near else ""
     raise InputError(f"no {table[:-1]} '{name}'{meant}: expected one of {', '.join(names(table))}")

@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from edgekit import choice, flight, forking, guard, registry
+from edgekit import asking, choice, flight, forking, guard, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import (
     BundleNotFound,
@@ -204,8 +204,10 @@ class Session(Closing):
         Raises:
             InputError: a negative `ahead`. As `run`.
         """
-        if ahead is not None and ahead < 0:
-            raise InputError(f"got ahead={ahead}: expected 0 or more, or None")
+        if ahead is not None and not (isinstance(ahead, int) and ahead >= 0):
+            raise InputError(f"got ahead={ahead!r}: expected 0 or more, or None")
+        if isinstance(stream, Mapping) or not isinstance(stream, Iterable):
+            raise InputError(f"got a stream of type {type(stream).__name__}: expected the inputs of run after run")
         self._refuse_forked()
         self._refuse_closing()
         return flight.in_order(lambda: self._begun(1 + (self.streams if ahead is None else ahead)), iter(stream))
@@ -277,11 +279,13 @@ class Session(Closing):
         sizes: dict[str, int] = {}
         try:
             given = [inputs[spec.name] for spec in self.inputs] if len(inputs) == len(self.inputs) else None
-        except KeyError:
+        except (LookupError, TypeError, ValueError):  # of names, or of what is no mapping
             given = None
-        if given is None:
+        if given is None or not isinstance(inputs, Mapping):
             expected = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
-            raise TensorError(f"got the inputs {sorted(inputs)}, expected {{{expected}}}")
+            mapped = isinstance(inputs, Mapping)
+            got = f"the inputs {sorted(inputs, key=str)}" if mapped else f"inputs of type {type(inputs).__name__}"
+            raise TensorError(f"got {got}, expected {{{expected}}}")
         try:
             return [spec.check(array, sizes) for spec, array in zip(self.inputs, given, strict=True)]
         except TensorError as error:
@@ -442,7 +446,10 @@ def open_session(
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError (WrongAnswer), InputError.
     """
-    guard.require_check(check)
+    asking.require_source(source)
+    asking.require_engine(runtime, device, precision, threads)
+    asking.require_sizes(sizes)
+    asking.require_switches(floats=floats, isolate=isolate, check=check)
     if isolate:
         from edgekit.isolation.request import Request, named
         from edgekit.isolation.session import IsolatedSession
@@ -524,8 +531,6 @@ def _open_file(path: Path, name: str, device: str, precision: str, threads: int 
 
 def _opened(name: str, model: Model, device: str, threads: int | None, options: Any) -> Session:
     engine = runtime(name)
-    if threads is not None and not 1 <= threads <= 1024:
-        raise InputError(f"got threads={threads}: expected 1 to 1024, or None")
     if options is None:
         options = engine.options()
     if not isinstance(options, engine.options):

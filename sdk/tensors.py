@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 Dimension = int | str
 Layout = Literal["NCHW", "NHWC"]
 TEXT = ("string", "tensor(string)", "bytes", "object")  # as engines name it
+MOST_VALUES = 2**31 - 1  # what engines count in 32 bits
 EXPRESSION = re.compile(r"(?:(?P<times>\d+)\*)?(?P<name>[A-Za-z_]\w*)(?:/(?P<by>[1-9]\d*))?(?P<plus>[+-]\d+)?")
 
 
@@ -83,9 +84,18 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         if not isinstance(array, np.ndarray):
             if isinstance(array, np.generic) and not self.shape:
                 return self.check(np.asarray(array), sizes)
-            raise TensorError(f"{self.name}: got {type(array).__name__}, expected a NumPy array of {self}")
+            raise TensorError(
+                f"{self.name}: got {type(array).__name__}, expected a NumPy array of {self}; "
+                f"convert it with np.asarray(…, np.{self.dtype})"
+            )
+        if type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):
+            raise TensorError(
+                f"{self.name}: got a masked array, expected plain values of {self}; fill it with .filled(…)"
+            )
         if array.dtype != NUMPY[self.dtype]:
             raise TensorError(f"{self.name}: got dtype {array.dtype}, expected {self}; {self._remedy(array)}")
+        if array.size > MOST_VALUES:
+            raise TensorError(f"{self.name}: got {array.size} values ({array.shape}), expected {MOST_VALUES} at most")
         if not self._fits(array.shape, sizes):
             known = f" with {sizes}" if sizes else ""
             raise TensorError(f"{self.name}: got shape {array.shape}, expected {self}{known}")

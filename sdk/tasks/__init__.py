@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit import guard, registry
+from edgekit import asking, guard, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError
 from edgekit.isolation import Isolation
@@ -33,6 +33,9 @@ def load(
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError, InputError.
     """
+    asking.require_source(source)
+    asking.require_engine(runtime, device, precision, threads)
+    asking.require_switches(isolate=isolate, check=check)
     bundle = source if isinstance(source, Bundle) else Bundle.open(source)
     if bundle.manifest.task is None:
         raise BundleError(f"{bundle.name} states no task: open it with edgekit.open_session('{bundle.name}')")
