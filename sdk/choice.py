@@ -106,8 +106,9 @@ def pick(
     fitting = [c for c in fitting if _runtime(c[0]).installed()]
     if not fitting:
         _refuse(bundle, component, runtime, precision, options)
-    if runtime == "auto" and device != "cpu":
-        fitting = [c for c in fitting if _has(c[0], device)]
+    if not named and device != "cpu":
+        able = [(engine, variant) for engine, variant in fitting if _has(engine, device, variant.precision)]
+        fitting = able or ([] if runtime == "auto" else fitting)  # a named engine says itself why not
         if not fitting:
             raise DeviceUnavailable(
                 f"no installed engine that reads {bundle.name} has the device '{device}': use device='cpu', or see `edgekit devices`"
@@ -289,9 +290,10 @@ def _before(fitting: Sequence[tuple[str, Variant]], pair: tuple[str, str], taken
     return pair in order and order.index(pair) < order.index(taken)
 
 
-def _has(engine: str, device: str) -> bool:
-    names = [d.name for d in _runtime(engine).listed()]
-    return device in names or device in {name.partition(":")[0] for name in names}
+def _has(engine: str, device: str, precision: str) -> bool:
+    """Whether an engine has a device that works, and computes in this precision there."""
+    rows = [row for row in _runtime(engine).listed() if row.usable and precision in row.precisions]
+    return any(device in (row.name, row.name.partition(":")[0]) for row in rows)
 
 
 def _fits(variant: Variant, sizes: Mapping[str, int]) -> bool:

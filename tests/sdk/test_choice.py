@@ -17,8 +17,10 @@ from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
 from edgekit.errors import DeviceUnavailable, InputError
 from edgekit.manifest import Manifest, Speed
+from edgekit.runtimes.onnxruntime_ import OnnxRuntime
+from edgekit.runtimes.openvino_ import OpenVinoRuntime
 from edgekit.selection import Row
-from edgekit.session import open_session
+from edgekit.session import Device, open_session
 
 
 @pytest.fixture
@@ -327,3 +329,16 @@ def test_the_documented_orders_are_those_that_are_taken() -> None:
     ]
     told = {titles[title]: tuple(tuple(pair.split()) for pair in order.split(", ")) for title, order in rows}
     assert told == choice.DEFAULT_ORDER
+
+
+def test_auto_keeps_to_engines_and_precisions_that_a_device_has(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = Device("openvino", "gpu", "Intel GPU", ("fp32", "int8"), usable=False, why="it finds none")
+    shader = Device("onnxruntime", "gpu", "WebGPU", ("fp32", "fp16"))
+    monkeypatch.setattr(OpenVinoRuntime, "devices", lambda self: [absent])
+    monkeypatch.setattr(OnnxRuntime, "devices", lambda self: [shader])
+    assert named(auto(bundle, device="gpu")) == ("onnxruntime", "fp32")
+    assert named(auto(bundle, "onnxruntime", device="gpu")) == ("onnxruntime", "fp32")
+    with pytest.raises(DeviceUnavailable, match="no installed engine that reads sr-x2 has the device 'gpu'"):
+        auto(bundle, device="gpu", precision="int8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -103,6 +104,19 @@ def test_devices_in_json() -> None:
     rows = json_of("devices", "--json")
     assert all({"runtime", "name", "title", "precisions", "usable", "why"} <= set(row) for row in rows)
     assert {row["runtime"] for row in rows} >= {"openvino", "onnxruntime", "litert", "torch"}
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_devices_lose_no_word_in_a_terminal(columns: int) -> None:
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "edgekit.cli", "devices"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert max(map(len, told.splitlines())) <= columns and "…" not in told
+    words = " ".join(told.split())
+    for row in json_of("devices", "--json"):
+        if row["runtime"] != "reference":
+            assert row["title"] in words
+            assert all(word in words for word in f"{row['why']} {row['remedy']}".split())
 
 
 def test_devices_in_json_say_what_is_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

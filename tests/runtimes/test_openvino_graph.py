@@ -1,0 +1,52 @@
+"""OpenVINO's own account of a network: what it added, and what its products are computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+
+from edgekit.runtimes.openvino_ import OpenVinoOptions, OpenVinoRuntime
+from edgekit.runtimes.openvino_graph import Product, precision
+from edgekit.session import open_session
+
+CONVOLUTION, MATRIX = "Convolution", "FullyConnected"
+
+
+@pytest.mark.parametrize(
+    ("products", "rounds", "expected"),
+    [
+        ([Product(CONVOLUTION, "f32", "f32")], True, ""),
+        ([Product(CONVOLUTION, "u8", "i8"), Product(MATRIX, "f32", "f32")], True, "int8"),
+        ([Product(CONVOLUTION, "f32", "i8")], True, "int8-weights"),  # where int8 kernels do not run: never "int8"
+        ([Product(MATRIX, "f32", "i8")], True, "int8-dynamic"),
+        ([Product(MATRIX, "f32", "u8")], False, "int8-weights"),
+        ([Product(MATRIX, "f32", "u4"), Product(MATRIX, "f32", "i8")], True, "int4-weights"),
+        ([], True, ""),
+    ],
+)
+def test_the_precision_is_that_of_products(products: Collection[Product], rounds: bool, expected: str) -> None:
+    assert precision(products, rounds) == expected
+
+
+def test_what_it_adds_is_counted() -> None:
+    with open_session("sr-x2", "openvino", precision="fp32", threads=1) as session:
+        placement = session.placement()
+    assert placement.inserted and sum(placement.inserted.values()) < sum(placement.operators.values())
+    assert all(name.split()[0] in ("Reorder", "Convert", "Transpose") for name in placement.inserted)
+
+
+def test_its_own_habit_is_told_where_it_is_asked_for() -> None:
+    options = OpenVinoOptions(inference_precision="bf16")
+    with open_session("cifar-cnn", "openvino", precision="fp32", threads=1, options=options) as session:
+        placement = session.placement()
+    if placement.precision == "fp32":
+        pytest.skip("this processor has no bf16")
+    assert placement.precision == "bf16" and any("→ bf16" in name for name in placement.inserted)
+
+
+def test_devices_that_are_absent_are_listed_with_what_they_take() -> None:
+    rows = {row.name.partition(":")[0]: row for row in OpenVinoRuntime().devices()}
+    assert set(rows) >= {"cpu", "gpu", "npu"}
+    for row in (rows["gpu"], rows["npu"]):
+        assert row.usable or (row.why.startswith("it finds no Intel") and row.remedy.startswith("needs "))
