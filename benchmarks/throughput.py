@@ -1,17 +1,22 @@
 """What `Session.map` makes a second beside the engines' own ways, in turns: `benchmark_app` of OpenVINO on the same file
-with the same hint, and loops over ONNX Runtime's `run` with its threads split between callers.
+with the same hint, its AsyncInferQueue, and loops over ONNX Runtime's `run` with its threads split between callers.
+
+Beside the rate stands the processor's time for a result, which other work on a shared machine disturbs least; that of
+`benchmark_app` is not told, as it is another process.
 
 Run it with `python -m edgekit.benchmarks.throughput [BUNDLE] [--size HEIGHT WIDTH]`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +36,51 @@ from edgekit.tensors import Array
 FOUND = re.compile(r"Throughput:\s+([\d.]+) FPS")
 HINTS = {"LATENCY": "latency", "THROUGHPUT": "throughput"}
 Inputs = Mapping[str, Array]
-Way = Callable[[float], float]  # seconds → results a second
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Results a second, and milliseconds of the processor for one."""
+
+    a_second: float
+    cpu_ms: float = math.nan
+
+
+Way = Callable[[float], Rate]  # for so many seconds
 
 
 def by_map(session: Session, inputs: Inputs) -> Way:
-    """Results a second of `map`."""
+    """`map`, over inputs that are there already."""
 
     def stream(end: float) -> Iterator[Inputs]:
         while time.perf_counter() < end:
             yield inputs
 
-    def way(seconds: float) -> float:
-        start = time.perf_counter()
-        count = sum(1 for _ in session.map(stream(start + seconds)))
-        return count / (time.perf_counter() - start)
+    return _counted(lambda end: sum(1 for _ in session.map(stream(end))))
 
-    return way
+
+def by_queue(session: Any, inputs: Inputs) -> Way:
+    """OpenVINO's own queue, which here gets its inputs once and copies no result, as in `benchmark_app`."""
+    import openvino
+
+    queue = openvino.AsyncInferQueue(session._compiled, session.streams)
+    for request in queue:
+        for place, array in enumerate(inputs.values()):
+            request.set_input_tensor(place, openvino.Tensor(array))
+
+    def count(end: float) -> int:
+        done = 0
+        while time.perf_counter() < end:
+            queue.start_async()
+            done += 1
+        queue.wait_all()
+        return done
+
+    return _counted(count)
 
 
 def by_benchmark_app(model: Path, shapes: Mapping[str, tuple[int, ...]], hint: str) -> Way:
-    """Results a second as OpenVINO's own tool says, which hands over its inputs once and copies no result.
+    """What OpenVINO's own tool says, which hands over its inputs once and copies no result.
 
     Raises:
         EngineError: it says nothing.
@@ -60,27 +90,27 @@ def by_benchmark_app(model: Path, shapes: Mapping[str, tuple[int, ...]], hint: s
     command += ["-api", "async"]  # threads are the engine's own choice: the tool takes no number beside a hint
     command += ["-shape", ",".join(f"{name}{list(shape)}".replace(" ", "") for name, shape in shapes.items())]
 
-    def way(seconds: float) -> float:
+    def way(seconds: float) -> Rate:
         told = subprocess.run(
             [*command, "-t", str(max(1, round(seconds)))], capture_output=True, text=True, check=False
         )
         found = FOUND.search(told.stdout)
         if found is None:
             raise EngineError(f"benchmark_app said no throughput of '{model.name}': {told.stdout[-300:]}")
-        return float(found[1])
+        return Rate(float(found[1]))
 
     return way
 
 
 def by_callers(session: Any, inputs: Inputs, callers: int) -> Way:
-    """Results a second of ONNX Runtime's `run`, called in a loop by so many threads."""
+    """ONNX Runtime's `run`, called in a loop by so many threads."""
     engine, given = session._engine, dict(inputs)
 
-    def way(seconds: float) -> float:
-        start, counts = time.perf_counter(), [0] * callers
+    def count(end: float) -> int:
+        counts = [0] * callers
 
         def loop(place: int) -> None:
-            while time.perf_counter() < start + seconds:
+            while time.perf_counter() < end:
                 engine.run(None, given)
                 counts[place] += 1
 
@@ -89,23 +119,36 @@ def by_callers(session: Any, inputs: Inputs, callers: int) -> Way:
             thread.start()
         for thread in threads:
             thread.join()
-        return sum(counts) / (time.perf_counter() - start)
+        return sum(counts)
+
+    return _counted(count)
+
+
+def _counted(count: Callable[[float], int]) -> Way:
+    """The rate of what counts its results until a moment of `time.perf_counter`."""
+
+    def way(seconds: float) -> Rate:
+        start, busy = time.perf_counter(), time.process_time()
+        done = count(start + seconds)
+        return Rate(done / (time.perf_counter() - start), (time.process_time() - busy) / max(1, done) * 1e3)
 
     return way
 
 
-def in_turns(ways: Mapping[str, Way], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Results a second of each way in each round; the order of turns is reversed from round to round."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+def in_turns(ways: Mapping[str, Way], rounds: int, seconds: float) -> dict[str, list[Rate]]:
+    """The rate of each way in each round; the order of turns is reversed from round to round."""
+    found: dict[str, list[Rate]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways)[:: -1 if number % 2 else 1]:
             found[name].append(ways[name](seconds))
     return found
 
 
-def ratio(found: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """The median over the rounds of ours beside theirs in the same round."""
-    return float(np.median(np.array(found[ours]) / np.array(found[theirs])))
+def ratio(found: Mapping[str, list[Rate]], ours: str, theirs: str) -> tuple[float, float]:
+    """The medians over the rounds of ours beside theirs in the same round: of rates, and of the processor's time."""
+    pairs = list(zip(found[ours], found[theirs], strict=True))
+    rates = np.median([own.a_second / other.a_second for own, other in pairs])
+    return float(rates), float(np.median([own.cpu_ms / other.cpu_ms for own, other in pairs]))
 
 
 @click.command()
@@ -118,7 +161,7 @@ def main(bundle: str, size: tuple[int, int], precision: str, rounds: int, second
     """Print the throughput of BUNDLE's model on OpenVINO and ONNX Runtime."""
     opened, threads = Bundle.open(bundle), machine.cores()
     sizes = {"height": size[0], "width": size[1]}
-    table = Table("engine", "way", "a second", "beside", "ratio")
+    table = Table("engine", "ours", "theirs", "a second", "CPU ms", "rate ×", "CPU ×")
     for hint in HINTS:
         _openvino(table, opened, precision, hint, sizes, rounds, seconds)
     _onnxruntime(table, opened, precision, threads, sizes, rounds, seconds)
@@ -132,8 +175,11 @@ def _openvino(table: Table, bundle: Bundle, precision: str, hint: str, sizes: An
         inputs = _inputs(session, sizes)
         shapes = {name: array.shape for name, array in inputs.items()}
         tool = by_benchmark_app(bundle.model_path(variant), shapes, hint)
-        found = in_turns({"map": by_map(session, inputs), "benchmark_app": tool}, *time)
-    _row(table, f"openvino {hint}", found, "map", "benchmark_app")
+        ways = {"map": by_map(session, inputs), "benchmark_app": tool, "queue": by_queue(session, inputs)}
+        found = in_turns(ways, *time)
+        del ways
+    for theirs in ("benchmark_app", "queue"):
+        _row(table, hint.lower(), found, "map", theirs)
 
 
 def _onnxruntime(table: Table, bundle: Bundle, precision: str, threads: int, sizes: Any, *time: Any) -> None:
@@ -144,19 +190,25 @@ def _onnxruntime(table: Table, bundle: Bundle, precision: str, threads: int, siz
         session = open_session(bundle, "onnxruntime", precision=precision, threads=threads, options=options)
         opened.append(session)
         inputs = _inputs(session, sizes)
-        ways[f"map, {streams} streams"] = by_map(session, inputs)
-        ways[f"{streams} × run, {threads // streams} threads"] = by_callers(session, inputs, streams)
+        ways[f"map ×{streams}"] = by_map(session, inputs)
+        ways[f"run ×{streams}"] = by_callers(session, inputs, streams)
     found = in_turns(ways, *time)
     for session in opened:
         session.close()
-    theirs = max((name for name in ways if "run" in name), key=lambda name: np.median(found[name]))
-    for ours in (name for name in ways if "map" in name):
-        _row(table, "onnxruntime", found, ours, theirs)
+    loops = [name for name in ways if name.startswith("run")]
+    theirs = max(loops, key=lambda name: float(np.median([rate.a_second for rate in found[name]])))
+    for ours in (name for name in ways if name.startswith("map")):
+        _row(table, "onnx", found, ours, theirs)
 
 
-def _row(table: Table, engine: str, found: Mapping[str, list[float]], ours: str, theirs: str) -> None:
-    rates = (f"{float(np.median(found[name])):.1f}" for name in (ours, theirs))
-    table.add_row(engine, ours, next(rates), f"{theirs} {next(rates)}", f"{ratio(found, ours, theirs):.2f}")
+def _row(table: Table, engine: str, found: Mapping[str, list[Rate]], ours: str, theirs: str) -> None:
+    """One of ours beside one of theirs: "ours / theirs" of the rate and of the processor's time, then the ratios."""
+    told = []
+    for what in ("a_second", "cpu_ms"):
+        pair = [np.median([getattr(rate, what) for rate in found[name]]) for name in (ours, theirs)]
+        told.append(" / ".join("–" if np.isnan(value) else f"{value:.3g}" for value in pair))
+    ratios = ("–" if np.isnan(value) else f"{value:.2f}" for value in ratio(found, ours, theirs))
+    table.add_row(engine, ours, theirs, *told, *ratios)
 
 
 def _inputs(session: Session, sizes: Mapping[str, int]) -> dict[str, Array]:
