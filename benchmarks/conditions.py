@@ -75,6 +75,15 @@ def warnings(states: Sequence[State], elsewhere: Sequence[float] = ()) -> list[s
     return found
 
 
+def course(states: Sequence[State]) -> str:
+    """ "54.4 → 61.0 °C, 2400 → 1500 MHz": from before to after; "" where the system tells neither."""
+    if not states:
+        return ""
+    first, last = states[0], states[-1]
+    found = [(first.temperature_c, last.temperature_c, "°C"), (first.clock_mhz, last.clock_mhz, "MHz")]
+    return ", ".join(f"{before} → {after} {unit}" for before, after, unit in found if None not in (before, after))
+
+
 def _throttle_events(root: Path) -> int | None:
     pattern = "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
     counts = [path.read_text().strip() for path in root.glob(pattern)]

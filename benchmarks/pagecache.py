@@ -8,13 +8,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgekit.errors import InputError
+
 
 def drop(paths: Sequence[Path]) -> None:
     """Ask the system to forget the clean pages of these files; those that a process has mapped stay.
 
     Raises:
-        OSError: there is no such file.
+        InputError: this system has no such call. OSError: there is no such file.
     """
+    if not hasattr(os, "posix_fadvise"):
+        raise InputError("this system cannot be asked to forget the pages of files: leave --drop-cache out")
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

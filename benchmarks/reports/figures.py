@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from edgekit.benchmarks.conditions import course
 from edgekit.benchmarks.records import Report, Row
 from edgekit.benchmarks.statistics import Estimate, early_stopping, percentiles, slope
 from edgekit.choice import Choice
@@ -143,6 +144,7 @@ def footnotes(report: Report) -> list[str]:
     notes = [f"{row.label} failed: {row.error}" for row in report.rows if row.error]
     notes += ["stopped by Ctrl-C: what was measured until then"] if report.stopped else []
     notes += report.warnings
+    notes += [f"from before to after: {went}"] if (went := course(report.states)) else []
     grown = [f"{f.row.label} {f.mb_per_hour.value:.0f}" for f in figures(report) if f.grows and f.mb_per_hour]
     notes += [f"memory grows, MB an hour: {', '.join(grown)}"] if grown else []
     cached = [load.cached for row in report.rows for load in row.loads if load.cached is not None]

@@ -89,7 +89,7 @@ def bench(
     what was measured. `edgekit bench compare A.json B.json` says what became faster or slower, `edgekit bench show
     A.json` shows a run again.
     """
-    from edgekit.benchmarks import MeasureOptions, Thorough
+    from edgekit.benchmarks import MeasureOptions, Thorough, records
     from edgekit.benchmarks.measurement import groups_of
     from edgekit.benchmarks.projections import projections
     from edgekit.bundle import Bundle
@@ -106,13 +106,14 @@ def bench(
     for bundle, projected in zip(opened, expected, strict=True):
         reports.append(_measured(bundle, runtimes, precisions, options))
         reports[-1].projections = projected
+        if json_out and json_out != STDOUT:  # after each, so that a crash of this process loses one bundle at most
+            records.save(json_out, reports)
         if reports[-1].stopped:
             break
-    quiet = json_out == STDOUT
-    for report in reports:
-        if not quiet:
+    _write(reports, json_out, markdown, html)  # before they are printed, as whoever reads may have gone
+    if json_out != STDOUT:
+        for report in reports:
             _print(report, narrowed=bool(runtimes or precisions), size=size)
-    _write(reports, json_out, markdown, html)
     if any(report.stopped for report in reports):
         sys.exit(STOPPED)
     if any(row.error for report in reports for row in report.rows):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from edgekit.benchmarks import pagecache
-from edgekit.benchmarks.conditions import State, Watch, warnings
+from edgekit.benchmarks.conditions import State, Watch, course, warnings
 from edgekit.benchmarks.energy import Meter
 from edgekit.benchmarks.sampling import Elsewhere, paced, peak_mb, per_second, rss_mb, timed
+from edgekit.errors import InputError
 
 
 def write(root: Path, path: str, text: object) -> None:
@@ -32,6 +33,7 @@ def test_a_board_that_slows_down_is_told(tmp_path: Path) -> None:
     watch.look()
     slowed, clock = warnings(watch.states)
     assert "throttled" in slowed and "1500 and 2400 MHz" in clock
+    assert course(watch.states) == "2400 → 1500 MHz" and course([]) == ""
 
 
 def test_a_processor_that_was_too_hot_is_told(tmp_path: Path) -> None:
@@ -117,3 +119,10 @@ def test_a_stream_has_a_rate() -> None:
 
 def test_the_process_tells_of_its_memory_and_of_others() -> None:
     assert 0 < (rss_mb() or 1) <= peak_mb() + 1 and (Elsewhere().cores() or 0.0) >= 0
+
+
+def test_a_system_that_cannot_put_pages_out_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr("os.posix_fadvise")
+    with pytest.raises(InputError, match="leave --drop-cache out"):
+        pagecache.drop([tmp_path])
+    assert pagecache.cached([tmp_path]) is None

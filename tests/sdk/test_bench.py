@@ -32,17 +32,18 @@ def refused(*arguments: object) -> str:
     return " ".join(result.output.split())
 
 
-def test_two_bundles_on_two_engines_with_every_report(tmp_path: Path) -> None:
+def test_two_bundles_with_every_report(tmp_path: Path) -> None:
     files = [tmp_path / f"b.{kind}" for kind in ("json", "md", "html")]
-    asked = ("--runtimes", "onnxruntime,litert", "--precisions", "int8", "--threads", "1,2", "--paced", "60")
+    asked = ("--runtimes", "onnxruntime", "--precisions", "int8", "--threads", "1,2", "--paced", "60")
     result = run("sr-x2", "digits-cnn", *asked, *QUICK, "--json", files[0], "--md", files[1], "--html", files[2])
     assert result.exit_code == 0, result.output
     found = records.load(files[0])
     labels = [row.label for row in found[0].rows]
-    assert labels == [f"{e} int8 {t}" for e in ("onnxruntime", "litert") for t in ("1 thread", "2 threads")]
+    assert labels == ["onnxruntime int8 1 thread", "onnxruntime int8 2 threads"]
     assert [r.bundle for r in found] == ["sr-x2", "digits-cnn"] and all(r.details[0].paced_ms for r in found[0].rows)
     assert "### digits-cnn" in files[1].read_text() and "<svg" in files[2].read_text()
-    assert max(map(len, result.output.splitlines()[2:8])) <= 80 and "threads" in result.output
+    tables = [line for line in result.output.splitlines() if line.startswith(" ")]
+    assert max(map(len, tables)) <= 80 and "threads" in result.output
 
 
 def test_json_alone_is_printed(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_a_missing_device_is_a_row_and_the_rest_goes_on() -> None:
     asked = ("--runtimes", "onnxruntime", "--precisions", "int8", "--devices", "cpu,npu:3")
     result = run("digits-cnn", *asked, *QUICK)
     assert result.exit_code == 1 and "onnxruntime int8 npu:3 failed: DeviceUnavailable" in result.output
-    assert "device" in result.output.splitlines()[3]
+    assert any("device" in line for line in result.output.splitlines() if line.startswith(" engine"))
 
 
 def test_a_missing_engine_that_was_named_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
