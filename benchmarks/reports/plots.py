@@ -98,7 +98,7 @@ def front(points: Sequence[Point], unit: str, lost: str) -> Markup:
     x = Axis(min(xs) * 0.9, max(xs) * 1.1, LEFT, WIDTH - RIGHT, max(xs) > LOGARITHMIC * min(xs))
     most, least = max(p.lost for p in points), min(p.lost for p in points)
     room = (most - least) * 0.15 or max(abs(most), 0.01)
-    y = Axis(least - room, most + room, TOP + 8, height - BOTTOM)  # nothing lost is at the top
+    y = Axis(least - room, most + room, TOP + 14, height - BOTTOM)  # nothing lost is at the top
     parts = [_x_axis(x, TOP, height - BOTTOM, unit), _y_axis(y, lost)]
     best = " ".join(f"{x(p.x):.1f},{y(p.lost):.1f}" for p in pareto(points))
     parts.append(Markup('<polyline class="front" points="{}"/>').format(best))
@@ -121,7 +121,7 @@ def lines(series: Sequence[Series], x_unit: str, y_unit: str) -> Markup:
     xs, ys = ([p[i] for s in series for p in s.points] for i in (0, 1))
     x = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, least=float(x_unit == "round"))
     room = (max(ys) - min(ys)) * 0.08 or max(abs(max(ys)) * 0.05, 0.1)
-    y = Axis(max(0.0, min(ys) - room), max(ys) + room, height - BOTTOM, TOP)
+    y = Axis(max(0.0, min(ys) - room), max(ys) + room, height - BOTTOM, TOP + 8)
     parts = [_x_axis(x, TOP, height - BOTTOM, x_unit), _y_axis(y, y_unit)]
     for s in series:
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in s.points)
