@@ -211,8 +211,11 @@ def _print(outcome: Outcome, every: bool) -> None:
         f"{outcome.bundle.name} on {machine}, {measured.input}, measured on {measured.measured_at}", soft_wrap=True
     )
     out_console.print(_table(measured, _selected(outcome).row, every))
-    failed = [row for row in measured.rows if row.error]
-    notes = [*(f"{row}: {row.error}" for row in failed), *outcome.notes]
+    failed: dict[str, list[str]] = {}
+    for row in measured.rows:
+        if row.error:
+            failed.setdefault(row.error, []).append(str(row))
+    notes = [*(f"{'; '.join(names)}: {error}" for error, names in failed.items()), *outcome.notes]
     for note in notes:
         out_console.print(note, soft_wrap=True)
     if data := next((row.quality.data for row in measured.rows if row.quality), ""):
