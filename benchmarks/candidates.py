@@ -62,14 +62,14 @@ def thread_counts(available: int) -> list[int]:
     return sorted({*(2**n for n in range(available.bit_length()) if 2**n <= available), available})
 
 
-def tile_sizes(bundle: Bundle, size: tuple[int, int] | None) -> dict[tuple[str, str], list[int]] | None:
+def tile_sizes(bundle: Bundle, size: tuple[int, int] | None) -> dict[tuple[str, str], list[int]]:
     """Tiles, in input pixels a side, that are smaller than what a task takes of itself, by engine and precision: those of
-    its smaller files, or `TILES` where shapes are free. None where a task cuts no images of this size.
+    its smaller files, or `TILES` where shapes are free. None at all where a task cuts no images of this size.
     """
     task = bundle.manifest.task
     halo = task.settings.get("halo") if task is not None else None
     if size is None or halo is None:
-        return None
+        return {}
     found: dict[tuple[str, str], list[int]] = {}
     for runtime, variant in choice.candidates(bundle, bundle.main, "auto", "auto"):
         files = choice.readable(runtime, variant.precision, bundle.component().variants)

@@ -17,7 +17,7 @@ from edgekit.selection import TIE, figure
 HALVED_AFTER = {1: 0.5, 2: 0.2, 4: 0.15}  # rounds, when the slower half goes but for what is so near the fastest
 TOLD_APART = 5  # rounds that two were in, from which on their noise is known well enough to drop by it alone
 MOST_ROUNDS = 60
-OPENING = 0.6  # of the budget: what is not open by then is not measured
+OPENING = 0.7  # of the budget: what is not open by then is not measured
 SPARE_MB = 200  # of memory that is left free
 ROUND = {"do": "round", "alone": False}
 

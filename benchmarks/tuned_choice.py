@@ -98,7 +98,7 @@ def swept(bundle: Bundle, own: Case, rounds: int, seconds: float) -> list[Row]:
     options = MeasureOptions()
     counts = (None, *thread_counts(machine.cores()))
     cases = cases_of(bundle, threads=counts)
-    sizes = tile_sizes(bundle, options.size) or {}
+    sizes = tile_sizes(bundle, options.size)
     for case in cases_of(bundle):
         cases += [msgspec.structs.replace(case, tile=tile) for tile in sizes.get((case.runtime, case.precision), ())]
     with tempfile.TemporaryDirectory() as folder, Race(prepared(bundle, options, Path(folder))[0], ANSWER_S) as race:

@@ -28,6 +28,7 @@ from edgekit.machine import cores
 from edgekit.manifest import Quality
 from edgekit.selection import Limits, Row
 
+Sizes = Mapping[tuple[str, str], Sequence[int]]
 ANSWER_S = 20.0  # a process is given so long to answer at least, half the budget at most
 
 
@@ -110,28 +111,23 @@ def row_from(samples: Samples, ms: float | None, noise: float) -> Row:
 
 
 def _raced(bundle: Bundle, cases: Sequence[Case], image: str | None, options: TuneOptions) -> tuple[list[Row], bool]:
-    """The rows of all cases and thread counts, and whether it was stopped.
+    """The rows of all combinations that were raced, and whether it was stopped.
 
-    The ends are raced first, an engine's own count of threads and one; what is left after the first halving also with the
-    counts between.
+    The ends go first: every engine, device and precision with its own tile and the smallest one, where the task cuts
+    images, else with its own number of threads and with one. What is left after a round is raced with what lies between.
     """
-    asked = list(options.threads)
-    counts = asked or [None, 1]
-    first = [_threaded(case, count) for count in counts for case in cases if case.device == "cpu" or count == counts[0]]
+    sizes = tile_sizes(bundle, options.size if image is not None else None)
+    first = [case for end in _ends(options, sizes) for case in end(cases)]
     timeout_s = max(ANSWER_S, options.budget_s / 2)
     with Race(image, timeout_s) as race:
         halving = Halving(race, options.budget_s, options.seconds, options.progress)
         keeps = _keeper(halving) if options.front or options.limits != Limits() else (lambda row: False)
         try:
-            halving.open([row_of(bundle, case) for case in first])
+            halving.open([row_of(bundle, case) for case in _once(first)])
             _drop_twins(halving)
             halving.run(1, keeps)
-            if not asked:
-                halving.open([row_of(bundle, case) for case in _between(halving)])
-                _drop_twins(halving)
-            if (sizes := tile_sizes(bundle, options.size if image is not None else None)) is not None:
-                halving.run(2, keeps)
-                halving.open([row_of(bundle, case) for case in _tiled(halving, sizes)])
+            halving.open([row_of(bundle, case) for case in _between(halving, options, sizes)])
+            _drop_twins(halving)
             halving.run(MOST_ROUNDS, keeps)
         except KeyboardInterrupt:
             if not any(row.task_round_ms or row.round_ms for row in halving.rows):
@@ -140,44 +136,54 @@ def _raced(bundle: Bundle, cases: Sequence[Case], image: str | None, options: Tu
     return _rows(halving), False
 
 
+def _ends(options: TuneOptions, sizes: Sizes) -> list[Callable[[Sequence[Case]], list[Case]]]:
+    """What becomes of the cases in the first round."""
+
+    def counted(count: int | None) -> Callable[[Sequence[Case]], list[Case]]:
+        return lambda cases: [_threaded(case, count) for case in cases]
+
+    def tiled(cases: Sequence[Case]) -> list[Case]:
+        smallest = [(case, sizes.get((case.runtime, case.precision), [])[:1]) for case in cases]
+        threads = options.threads[0] if options.threads else None
+        return [msgspec.structs.replace(_threaded(c, threads), tile=tile) for c, tiles in smallest for tile in tiles]
+
+    counts = list(options.threads) or ([None] if any(sizes.values()) else [None, 1])
+    return [*map(counted, counts), tiled]
+
+
+def _once(cases: Sequence[Case]) -> list[Case]:
+    return [case for index, case in enumerate(cases) if case not in cases[:index]]
+
+
 def _threaded(case: Case, count: int | None) -> Case:
     return msgspec.structs.replace(case, threads=count if case.device == "cpu" else None)
 
 
-def _between(halving: Halving) -> list[Case]:
-    """The thread counts that those on a cpu that are still in have not been raced with."""
-    pairs = {(row.case.runtime, row.case.precision): row.case for row in halving.race.rows if row.case.device == "cpu"}
-    ran = {
-        (r.case.runtime, r.case.precision, n)
-        for r in halving.rows
-        for n in (r.case.threads, r.placement.get("threads"))
-    }
-    counts = thread_counts(cores())
-    return [
-        _threaded(case, n) for case in pairs.values() for n in counts if (case.runtime, case.precision, n) not in ran
-    ]
-
-
-def _tiled(halving: Halving, sizes: Mapping[tuple[str, str], Sequence[int]]) -> list[Case]:
-    """Smaller tiles for those that are still in: of each engine, device and precision with its fastest threads."""
+def _between(halving: Halving, options: TuneOptions, sizes: Sizes) -> list[Case]:
+    """Of each engine, device and precision that is still in, the fastest with what it has not been raced with: other
+    numbers of threads, and other tiles.
+    """
     first: dict[tuple[str, str, str], Case] = {}
     for row in halving.ranked():
         first.setdefault((row.case.runtime, row.case.device, row.case.precision), row.case)
-    return [
-        msgspec.structs.replace(case, tile=tile)
-        for case in first.values()
-        for tile in sizes.get((case.runtime, case.precision), ())
-    ]
+    counts = () if options.threads else thread_counts(cores())
+    wanted = [_threaded(case, count) for case in first.values() for count in counts]
+    for case in first.values():
+        tiles = (None, *sizes.get((case.runtime, case.precision), ()))
+        wanted += [msgspec.structs.replace(case, tile=tile) for tile in tiles]
+    ran = [r.case for r in halving.rows]
+    ran += [_threaded(r.case, r.placement.get("threads")) for r in halving.rows]
+    return [case for case in _once(wanted) if case not in ran]
 
 
 def _drop_twins(halving: Halving) -> None:
     """End the second of two that run with the same number of threads, as the engine tells it."""
-    seen: set[tuple[str, str, str, int]] = set()
+    seen: set[tuple[str, str, str, int | None, int]] = set()
     for row in halving.race.rows:
         told = row.placement.get("threads")
         if told is None or row.case.device != "cpu":
             continue
-        key = (row.case.runtime, row.case.device, row.case.precision, told)
+        key = (row.case.runtime, row.case.device, row.case.precision, row.case.tile, told)
         if key in seen:
             halving.race.drop(row)
             halving.rows.remove(row)
