@@ -87,7 +87,8 @@ def test_the_fastest_is_found_and_the_slower_are_let_go(made: type[Made]) -> Non
     tuned = tune("sr-x2")
     assert (tuned.choice.runtime, tuned.choice.variant.precision, tuned.met) == ("openvino", "int8", True)
     assert "measured here" in tuned.choice.why and tuned.rows[0].runtime == "openvino"
-    assert rounds_of("litert", "fp32", 2) == 2 and rounds_of("litert", "fp32", 1) == 0 and rounds_of("openvino", "int8", 2) >= halving.TOLD_APART
+    assert rounds_of("litert", "fp32", 2) == 2 and rounds_of("litert", "fp32", 1) == 0
+    assert rounds_of("openvino", "int8", 2) >= halving.TOLD_APART
     assert "as fast" not in tuned.choice.why and edgekit.load("sr-x2").info()["why"] == tuned.choice.why
 
 
