@@ -142,6 +142,8 @@ def metric(report: Report) -> str:
 def footnotes(report: Report) -> list[str]:
     """What tables have no room for: errors in full, what disturbed the run, and where the quality comes from."""
     notes = [f"{row.label} failed: {row.error}" for row in report.rows if row.error]
+    notes += [f"{row.label}: the engine says that it computed in {row.placement['precision']}"
+              for row in report.rows if row.placement.get("precision", row.case.precision) != row.case.precision]  # fmt: skip
     notes += ["stopped by Ctrl-C: what was measured until then"] if report.stopped else []
     notes += report.warnings
     notes += [f"from before to after: {went}"] if (went := course(report.states)) else []

@@ -57,6 +57,12 @@ def test_figures_of_a_row() -> None:
     assert grown.mb_per_hour is not None and grown.mb_per_hour.value == pytest.approx(120, rel=0.5) and grown.grows
 
 
+def test_another_precision_than_the_file_has_is_told() -> None:
+    placement = {"version": "1", "kind": "hardware", "operators": {}, "precision": "fp32"}
+    notes = figures.footnotes(report([row("openvino", "int8", 9.0, placement=placement), row("litert", "int8", 9.0)]))
+    assert [n for n in notes if "computed" in n] == ["openvino int8: the engine says that it computed in fp32"]
+
+
 def test_devices_and_threads_show_where_they_differ() -> None:
     rows = [row("openvino", "fp32", 20.0), row("openvino", "fp32", 12.0)]
     rows[1].case = msgspec.structs.replace(rows[1].case, threads=2, device="gpu")
