@@ -64,7 +64,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def kept(self) -> bool:
-        return self.behind <= BEHIND and self.tune_s <= LONGEST_S
+        """Whether it is within 5 % of the best, as far as the noise allows to tell, and was found within a minute."""
+        return self.behind <= BEHIND + self.noise and self.tune_s <= LONGEST_S
 
 
 def judge(bundle: Bundle, rounds: int, seconds: float) -> Verdict:
@@ -94,7 +95,7 @@ def judge(bundle: Bundle, rounds: int, seconds: float) -> Verdict:
 
 
 def swept(bundle: Bundle, own: Case, rounds: int, seconds: float) -> list[Row]:
-    """Every engine × precision with every number of threads, and with every size of tiles, interleaved; `own` too."""
+    """Every engine × precision with every number of threads, and with every size of tiles, interleaved; `own` first."""
     options = MeasureOptions()
     counts = (None, *thread_counts(machine.cores()))
     cases = cases_of(bundle, threads=counts)
@@ -102,9 +103,14 @@ def swept(bundle: Bundle, own: Case, rounds: int, seconds: float) -> list[Row]:
     for case in cases_of(bundle):
         cases += [msgspec.structs.replace(case, tile=tile) for tile in sizes.get((case.runtime, case.precision), ())]
     with tempfile.TemporaryDirectory() as folder, Race(prepared(bundle, options, Path(folder))[0], ANSWER_S) as race:
-        rows = [row_of(bundle, case) for case in [*cases, *([own] if own not in cases else [])]]
+        rows = [row_of(bundle, case) for case in [own, *(case for case in cases if case != own)]]
+        seen = set()
         for row in rows:
             race.open(row)
+            told = (row.case.runtime, row.case.precision, row.case.tile, row.placement.get("threads"))
+            if told in seen and told[-1] is not None:
+                race.drop(row)  # one number of threads, asked for or the engine's own: the same thing twice
+            seen.add(told)
         for _ in range(rounds):
             race.round({"do": "round", "seconds": seconds, "alone": False})
     return [row for row in rows if medians(row) and not row.error]
