@@ -114,8 +114,12 @@ class Opening:
         if self.options.context is None:
             return self.engine.InferenceSession(str(self.model.path), settings, providers=attached, enable_fallback=0)
         kept = Path(self.options.context) / f"{self.model.path.stem}-{self._key(told)}.onnx"
-        if not kept.is_file():
-            self._compile(kept, told, entries)
+        if kept.is_file():
+            try:
+                return self.engine.InferenceSession(str(kept), settings, providers=attached, enable_fallback=0)
+            except Exception:  # cut short, or of another driver: made anew
+                kept.unlink()
+        self._compile(kept, told, entries)
         return self.engine.InferenceSession(str(kept), settings, providers=attached, enable_fallback=0)
 
     def _kept(self, shelf: Shelf, entries: Mapping[str, str], attached: list[Any]) -> Any:

@@ -65,7 +65,7 @@ def test_what_cannot_be_had_is_refused_with_the_remedy(guest: Guest) -> None:
     assert second["error"] == "DeviceUnavailable" and "npu:1" in second["said"]
 
 
-def test_a_network_compiled_ahead_of_time_gives_the_same_bits(guest: Guest, tmp_path: Path) -> None:
+def test_a_network_compiled_ahead_of_time_gives_the_same_bits_and_is_mended(guest: Guest, tmp_path: Path) -> None:
     rows = guest.run(PROGRAM, "keep", "npu", "int8", tmp_path)
     assert len(rows) == 6
     for number, row in enumerate(rows, 1):
