@@ -19,7 +19,9 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
 
-PAGES = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("export.md", "devices.md"))
+PAGES = "".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("export.md", "devices.md", "robustness.md")
+)
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
