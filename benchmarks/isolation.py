@@ -75,11 +75,11 @@ def _block(call: Callable[[], Any]) -> float:
 def _identity(folder: Path) -> Bundle:
     """A bundle of the NumPy double that gives what it gets."""
     spec = TensorSpec("image", "float32", (1, 3, "height", "width"), "NCHW", (0.0, 1.0))
-    specs = {"inputs": (spec,), "outputs": (msgspec.structs.replace(spec, name="same"),)}
+    inputs, outputs = (spec,), (msgspec.structs.replace(spec, name="same"),)
     with staged(folder) as stage:
-        (stage / IDENTITY).write_bytes(msgspec.json.encode(specs))
+        (stage / IDENTITY).write_bytes(msgspec.json.encode({"inputs": inputs, "outputs": outputs}))
         variant = Variant("reference", "fp32", (file_entry(stage, IDENTITY),))
-        write(stage, Manifest(name="identity", components={"model": Component(**specs, variants=(variant,))}))
+        write(stage, Manifest(name="identity", components={"model": Component(inputs, outputs, (variant,))}))
     return Bundle.open(folder)
 
 
