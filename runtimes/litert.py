@@ -86,8 +86,7 @@ class LiteRtRuntime(Runtime):
                 raise EngineError(f"litert cannot open '{model.path.name}': it is not a .tflite flatbuffer")
         if device not in ("cpu", "gpu", "npu"):
             raise DeviceUnavailable(f"litert has no device '{device}': it knows cpu, gpu and npu; use device='cpu'")
-        library = options.delegate or (litert_delegates.edge_tpu() if litert_delegates.is_compiled(model.path) else "")
-        if device == "npu" and library:
+        if device == "npu" and (library := options.delegate or litert_delegates.own(model.path)):
             return self._delegated(model, library, threads or cores(), options)
         if device != "cpu":
             return self._accelerated(model, device, threads or cores(), options)

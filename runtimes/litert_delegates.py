@@ -26,9 +26,9 @@ def edge_tpu() -> str:
     return EDGE_TPU.get(sys.platform, EDGE_TPU["linux"])
 
 
-def is_compiled(path: Path) -> bool:
-    """Whether a file was compiled for the Edge TPU."""
-    return COMPILED in path.read_bytes()
+def own(path: Path) -> str:
+    """The library that a file asks for itself: the Edge TPU's, where it was compiled for it; empty otherwise."""
+    return edge_tpu() if COMPILED in path.read_bytes() else ""
 
 
 def loaded(module: Any, library: str, settings: Mapping[str, str] | None = None) -> Any:
