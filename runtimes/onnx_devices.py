@@ -25,6 +25,7 @@ NO_FALLBACK = "session.disable_cpu_ep_fallback"
 CPU = "CPUExecutionProvider"
 SYSTEMS = {"Darwin": "macOS"}
 NOT_INSTALLED = "not installed"
+FALLS_BACK = "fallback to CPU EP"  # in what ONNX Runtime says where NO_FALLBACK forbids it
 LEAVES_ALL = "it loads, and leaves all operators to the processor"
 QUIET = 4  # fatal alone: what goes wrong comes as an exception as well
 # y = Relu(x), float32 1 × 4: a ModelProto of IR version 8 and operators 13, as onnx.helper makes it
@@ -202,7 +203,7 @@ def _tried(engine: Any, place: Place) -> str:
         attached = attach(engine, place, settings, place.settings(half=place.provider.exact is None))
         session = engine.InferenceSession(ONE_OPERATOR, settings, providers=attached, enable_fallback=0)
     except Exception as error:  # the engine raises a dozen unrelated types of its own
-        silent = "fallback to CPU EP" in str(error)
+        silent = FALLS_BACK in str(error)
         return _missing_library(engine, place.provider) or (LEAVES_ALL if silent else first_line(error))
     return "" if session.get_providers()[0] == place.provider.name else LEAVES_ALL
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections import Counter
@@ -145,8 +146,16 @@ class Opening:
         return session
 
     def _compile(self, kept: Path, told: Mapping[str, str], entries: Mapping[str, str]) -> None:
-        """Write the compiled network, whole or not at all."""
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        """Write the compiled network, whole or not at all.
+
+        Raises:
+            InputError: the folder cannot be written to. EngineError: there is nothing to keep.
+        """
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=kept.parent).close()
+        except OSError as error:
+            raise InputError(f"got context='{self.options.context}': it is no folder to write to ({error})") from error
         with tempfile.TemporaryDirectory(prefix="edgekit-", dir=kept.parent) as folder:
             path = Path(folder) / kept.name
             context = {"ep.context_enable": "1", "ep.context_embed_mode": "1", "ep.context_file_path": str(path)}
@@ -191,6 +200,8 @@ class Opening:
 
     def _refuse_options(self) -> None:
         provider, options = self.place.provider, self.options
+        if not all(isinstance(word, str) for pair in options.provider_options.items() for word in pair):
+            raise InputError(f"got provider_options={dict(options.provider_options)}: names and values are strings")
         if options.context is not None and not provider.compiles:
             raise InputError(f"got context='{options.context}': {provider.option} compiles nothing to be kept")
         if options.inference_precision == "f16" and provider.half is None:
@@ -225,24 +236,19 @@ class Opening:
     def _explained(self, refused: Exception) -> EdgekitError:
         """Why the engine refused: the device, its operators, or the file."""
         provider, file = self.place.provider, self.model.path.name
-        if provider.name != CPU:
-            if why := onnx_devices.obstacle(self.engine, self.place):
-                needs = f"; it needs {provider.needs}" if provider.needs else ""
-                return DeviceUnavailable(f"onnxruntime has no {self.device} here: {provider.option}: {why}{needs}")
-            try:
+        if provider.name != CPU and (why := onnx_devices.obstacle(self.engine, self.place)):
+            needs = f"; it needs {provider.needs}" if provider.needs else ""
+            return DeviceUnavailable(f"onnxruntime has no {self.device} here: {provider.option}: {why}{needs}")
+        if provider.name != CPU and onnx_devices.FALLS_BACK in str(refused):
+            with contextlib.suppress(Exception):  # what was refused is told, not what a second look ran into
                 loose = replace(self, options=replace(self.options, context=None))._session({})
-            except Exception as error:
-                refused = error
-            else:
                 free = sorted({str(d) for tensor in loose.get_inputs() for d in tensor.shape if not isinstance(d, int)})
                 if free and provider.fixed_sizes:
                     named = ", ".join(f"'{dim}': …" for dim in free)
                     return DeviceUnavailable(
                         f"{self.place.title} needs fixed sizes: open '{file}' with sizes={{{named}}}"
                     )
-                left = {n: c for n, c in assigned(loose).items() if n.startswith("CPU ")}
-                if left:
-                    return DeviceUnavailable(self._partly(left))
+                return DeviceUnavailable(self._partly({n: c for n, c in assigned(loose).items() if n[:4] == "CPU "}))
         return EngineError(f"onnxruntime cannot open '{file}' on {self.device}: {first_line(refused)}")
 
     def _partly(self, left: Mapping[str, int]) -> str:

@@ -93,6 +93,8 @@ def refusals(device: str, precision: str) -> Iterator[dict[str, str]]:
         yield {"bundle": bundle.name, "component": component} | _said(bundle, component, device, precision, None)
     first = Bundle.open("cifar-cnn")
     yield {"bundle": "wrong backend"} | _said(first, "model", device, "int8", WRONG_BACKEND)
+    nowhere = OnnxRuntimeOptions(context="/dev/null/folder")
+    yield {"bundle": "no folder"} | _said(first, "model", device, "int8", nowhere)
     yield {"bundle": "no sizes"} | _tell(lambda: open_session("sr-x2", "onnxruntime", device=device, precision="int8"))
     yield {"bundle": "second"} | _tell(lambda: open_session(first, "onnxruntime", device=f"{device}:1"))
 

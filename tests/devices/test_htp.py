@@ -52,7 +52,7 @@ def test_floats_in_16_bits_are_had_when_asked_for_and_told(guest: Guest) -> None
 
 
 def test_what_cannot_be_had_is_refused_with_the_remedy(guest: Guest) -> None:
-    *float32, backend, sizes, second = guest.run(PROGRAM, "refuse", "npu", "fp32")
+    *float32, backend, folder, sizes, second = guest.run(PROGRAM, "refuse", "npu", "fp32")
     for row in float32:
         assert (
             row["error"] == "DeviceUnavailable"
@@ -61,6 +61,7 @@ def test_what_cannot_be_had_is_refused_with_the_remedy(guest: Guest) -> None:
     # a backend that is not there makes the engine leave all to the processor, without a word of it
     assert backend["error"] == "DeviceUnavailable" and "would run on the processor" in backend["said"]
     assert "9 × Conv" in backend["said"]
+    assert folder["error"] == "InputError" and "it is no folder to write to" in folder["said"]
     assert sizes["error"] == "DeviceUnavailable" and "sizes={'height': …, 'width': …}" in sizes["said"]
     assert second["error"] == "DeviceUnavailable" and "npu:1" in second["said"]
 

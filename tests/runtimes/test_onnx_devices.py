@@ -155,6 +155,8 @@ def test_what_a_provider_cannot_be_told_is_refused(engine: Callable[..., Engine]
         opened(options=OnnxRuntimeOptions(inference_precision="f16"))
     with pytest.raises(InputError, match="cuda compiles nothing to be kept"):
         opened(options=OnnxRuntimeOptions(context=tmp_path))
+    with pytest.raises(InputError, match="names and values are strings"):
+        opened(options=OnnxRuntimeOptions(provider_options={"device_id": 1}))  # type: ignore[dict-item]
 
 
 def test_the_table_names_each_provider_of_a_device_once() -> None:
