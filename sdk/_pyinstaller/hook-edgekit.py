@@ -20,6 +20,7 @@ from edgekit.registry import TABLES, device_runtimes
 
 # the runtimes import their engines themselves, where they are installed and not excluded
 hiddenimports = ["edgekit.zoo"]  # the package alone: the bundles lie in it
+hiddenimports += ["edgekit.isolation.worker"]  # what rthooks/pyi_rth_edgekit.py runs in a process of its own
 hiddenimports += [
     TABLES["runtimes"][name].partition(":")[0] for name in TABLES["runtimes"] if name in device_runtimes()
 ]

@@ -23,7 +23,7 @@ import sys
 import edgekit
 from edgekit.images import read_image, write_image
 
-with edgekit.load("sr-x2", sys.argv[3]) as upscale:
+with edgekit.load("sr-x2", sys.argv[3], isolate=sys.argv[4:] == ["isolated"]) as upscale:
     write_image(sys.argv[2], upscale(read_image(sys.argv[1])))
     print(upscale.placement().runtime)
 """
@@ -70,6 +70,9 @@ def test_a_script_of_somebody_else_freezes_without_a_word_about_edgekit(
         assert said.strip() == engine
         expected = edgekit.load("sr-x2", engine)(photo[:90, :120])
         np.testing.assert_array_equal(read_image(tmp_path / f"{engine}.png"), expected)
+    said = run(program, "a.png", "isolated.png", engines[-1], "isolated", cwd=tmp_path, PATH="/nowhere")
+    assert said.strip() == engines[-1]  # in a process of its own, which is the same program
+    np.testing.assert_array_equal(read_image(tmp_path / "isolated.png"), expected)
     packages = {path.name for path in (program.parent / "_internal").iterdir()}
     assert not packages & {"torch", "transformers", "jaxlib", "onnx", "litert_torch", "scipy"}
 
