@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -29,14 +28,14 @@ def measure_loads(bundle: Bundle, runtime: str, precision: str, rounds: int = 7)
     """Milliseconds, medians: a load that compiles, and one that takes what was kept."""
     options: Any = find_runtime(runtime).options()
     with tempfile.TemporaryDirectory() as folder:
-        shelves = {"without": False, "warm": Path(folder)}
+        shelves = {"without": False, "warm": folder}
 
-        def opening(cache: bool | Path) -> Session:
+        def opening(cache: bool | str) -> Session:
             own = replace(options, cache=cache)
             return open_session(bundle, runtime, precision=precision, component=bundle.main, options=own)
 
         samples: dict[str, list[float]] = {name: [] for name in shelves}
-        opening(Path(folder)).close()
+        opening(folder).close()
         for _ in range(rounds):
             for name, cache in shelves.items():
                 samples[name].append(_seconds(lambda cache=cache: opening(cache)))  # type: ignore[misc]

@@ -13,7 +13,7 @@ from edgekit.runtimes import onnx_borders, onnx_devices
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.onnx_devices import first_line
 from edgekit.runtimes.onnx_opening import Opening, precision
-from edgekit.runtimes.option_values import require_one_of, require_processors, require_streams
+from edgekit.runtimes.option_values import require_cache, require_one_of, require_processors, require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array, Quantization, TensorSpec, border_spec
 
@@ -58,9 +58,10 @@ class OnnxRuntimeOptions:
     context: str | Path | None = None
     streams: int = 1
     processors: tuple[int, ...] = ()
-    cache: bool | str | Path = False
+    cache: bool | str = False
 
     def __post_init__(self) -> None:
+        require_cache(self.cache)
         require_one_of("inference_precision", self.inference_precision, ("f32", "f16"))
         require_streams(self.streams)
         require_processors(self.processors)

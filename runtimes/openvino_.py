@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.compiled import Shelf
@@ -14,7 +13,7 @@ from edgekit.machine import int8_overflows
 from edgekit.runtimes import openvino_borders, openvino_cache, openvino_graph
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.openvino_flight import RequestFlight
-from edgekit.runtimes.option_values import require_one_of, require_streams
+from edgekit.runtimes.option_values import require_cache, require_one_of, require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array
 
@@ -61,9 +60,10 @@ class OpenVinoOptions:
     streams: int | None = None
     pin: bool | None = None
     cores: Literal["any", "performance", "efficiency"] = "any"
-    cache: bool | str | Path = True
+    cache: bool | str = True
 
     def __post_init__(self) -> None:
+        require_cache(self.cache)
         require_one_of("inference_precision", self.inference_precision, ("f32", "f16", "bf16"))
         require_one_of("performance_hint", self.performance_hint, ("LATENCY", "THROUGHPUT"))
         require_one_of("cores", self.cores, tuple(CORES))

@@ -40,3 +40,13 @@ def require_processors(given: object) -> None:
         raise InputError(
             f"got processors={given!r}: expected a tuple of numbers from 0 to {count - 1}, those of this machine"
         )
+
+
+def require_cache(given: object) -> None:
+    """Refuse what says neither whether nor where compiled networks are kept.
+
+    Raises:
+        InputError.
+    """
+    if not isinstance(given, bool | str) or given == "":
+        raise InputError(f"got cache={given!r}: expected True, False, or the path of a folder, a str")

@@ -43,12 +43,12 @@ class Shelf:
         self.folder = folder
 
     @classmethod
-    def of(cls, asked: bool | str | Path) -> Shelf | None:
+    def of(cls, asked: bool | str) -> Shelf | None:
         """What an option asks for: True the user's cache, a folder, False none."""
         return None if asked is False or (asked is True and not _KEEPING.get()) else cls.at(asked)
 
     @classmethod
-    def at(cls, asked: bool | str | Path) -> Shelf:
+    def at(cls, asked: bool | str) -> Shelf:
         return cls(cache_folder() / "compiled" if isinstance(asked, bool) else Path(asked))
 
     def read(self, key: str) -> bytes | None:

@@ -172,6 +172,8 @@ class RuntimeContract:
         if "streams" not in options.__dataclass_fields__:
             pytest.skip("this engine has one stream")
         with case.open(options=options(streams=2), threads=2) as session:
+            if case.runtime != session.placement().runtime or type(session).__name__ == "IsolatedSession":
+                pytest.skip("a process of its own runs one at a time")
             assert session.streams == 2
             output = session.outputs[0].name
             expected = session.run(feeds)[output]

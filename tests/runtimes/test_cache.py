@@ -36,7 +36,7 @@ def test_the_second_load_answers_bit_for_bit(
     engine: str, options: Any, name: str, precision: str, tmp_path: Path
 ) -> None:
     bundle, found, told = Bundle.open(name), [], []
-    for cache in (False, tmp_path / "kept", tmp_path / "kept"):
+    for cache in (False, str(tmp_path / "kept"), str(tmp_path / "kept")):
         with open_session(bundle, engine, precision=precision, threads=2, options=options(cache=cache)) as session:
             found.append(answers(session, bundle))
             told.append((session.placement(), session.inputs, session.outputs))
@@ -48,7 +48,7 @@ def test_the_second_load_answers_bit_for_bit(
     whole = kept.read_bytes()
     kept.write_bytes(whole[:-100])
     with open_session(
-        bundle, engine, precision=precision, threads=2, options=options(cache=tmp_path / "kept")
+        bundle, engine, precision=precision, threads=2, options=options(cache=str(tmp_path / "kept"))
     ) as session:
         np.testing.assert_array_equal(answers(session, bundle)[0], found[0][0])
     assert Shelf(kept.parent).read(kept.name)  # whole again
@@ -56,7 +56,7 @@ def test_the_second_load_answers_bit_for_bit(
 
 @pytest.mark.parametrize(("engine", "options"), ENGINES)
 def test_what_an_engine_does_not_take_is_compiled_anew(engine: str, options: Any, tmp_path: Path) -> None:
-    bundle, request = Bundle.open("digits-cnn"), {"options": options(cache=tmp_path)}
+    bundle, request = Bundle.open("digits-cnn"), {"options": options(cache=str(tmp_path))}
     with open_session(bundle, engine, **request) as session:
         expected = answers(session, bundle)
     (kept,) = tmp_path.iterdir()
@@ -86,7 +86,7 @@ def test_openvino_keeps_by_default_and_compiles_once(own_cache: Path, monkeypatc
 def test_a_folder_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for engine, options in ENGINES:
-        with open_session("digits-cnn", engine, options=options(cache=tmp_path / "file" / "kept")) as session:
+        with open_session("digits-cnn", engine, options=options(cache=str(tmp_path / "file" / "kept"))) as session:
             assert answers(session, Bundle.open("digits-cnn"))
 
 

@@ -22,6 +22,8 @@ from edgekit.session import open_session
         (OpenVinoOptions, {"inference_precision": "fp32"}, "f32"),
         (OpenVinoOptions, {"cores": "big"}, "efficiency"),
         (OpenVinoOptions, {"streams": 0}, "1 to 256"),
+        (OpenVinoOptions, {"cache": 1}, "folder"),
+        (OnnxRuntimeOptions, {"cache": ""}, "folder"),
         (OnnxRuntimeOptions, {"streams": "2"}, "1 to 256"),
         (OnnxRuntimeOptions, {"processors": (4096,)}, "this machine"),
         (OnnxRuntimeOptions, {"processors": [0]}, "tuple"),
