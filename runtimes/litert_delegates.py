@@ -91,7 +91,7 @@ def _gpu(runtime: str, package: Path | None) -> Device:
 
 def _npu(runtime: str, package: Path | None) -> Device:
     row = Device(runtime, "npu", "a vendor's NPU", usable=False, provider="dispatch")
-    remedy = "install the vendor's dispatch library and driver, and name its folder: LiteRtOptions(dispatch=…)"
+    remedy = "install the vendor's dispatch library and driver, and name its folder: LiteRtOptions(dispatch=FOLDER)"
     libraries = sorted(package.glob("vendors/*/dispatch/*LiteRtDispatch*")) if package else []
     if not libraries:
         return _because(row, "no dispatch library of a vendor (Qualcomm, MediaTek, Intel …) is installed", remedy)
