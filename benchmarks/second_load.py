@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from edgekit.bundle import Bundle
-from edgekit.errors import NotInstalled
+from edgekit.errors import DeviceUnavailable, NotInstalled
 from edgekit.session import Session, open_session
 from edgekit.session import runtime as find_runtime
 
-KEEPING = ("openvino", "onnxruntime")
+KEEPING = ("openvino", "onnxruntime", "litert")
 
 
 def measure_loads(bundle: Bundle, runtime: str, precision: str, rounds: int = 7) -> tuple[float, float]:
@@ -61,7 +61,7 @@ def main(bundles: Sequence[str]) -> None:
             for precision in ("fp32", "int8"):
                 try:
                     plain, warm = measure_loads(bundle, engine, precision)
-                except NotInstalled:
+                except (NotInstalled, DeviceUnavailable):  # no such file for it
                     continue
                 table.add_row(name, engine, precision, f"{plain:.1f}", f"{warm:.1f}", f"{plain / warm:.1f}×")
     Console().print(table)

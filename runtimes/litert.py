@@ -44,6 +44,10 @@ class LiteRtOptions:
     `streams`: how many runs `Session.map` keeps under way, each in an interpreter of its own; the threads are shared
     out among them, so that one run alone takes longer.
 
+    `cache`: keep the weights that XNNPACK packs, for the next load (see `edgekit.compiled`): True in the user's cache, or in
+    a folder of the caller's. It pays from some ten megabytes on, and is left aside with `streams`, with free sizes and
+    without XNNPACK.
+
     On a GPU or an NPU: `partial` lets operators that do not fit run on the processor, else such a file is refused;
     `inference_precision` is what a GPU computes in, f16 by LiteRT's own default. `delegate` is the library of a board's
     delegate, for device="npu"; a file compiled for the Edge TPU finds its own. `dispatch` is the folder with the library
@@ -57,6 +61,7 @@ class LiteRtOptions:
     inference_precision: Literal["f32", "f16"] = "f32"
     delegate: str | None = None
     dispatch: str | Path | None = None
+    cache: bool | str | Path = False
 
     def __post_init__(self) -> None:
         require_streams(self.streams)
@@ -80,7 +85,7 @@ class LiteRtRuntime(Runtime):
         return [Device(self.name, "cpu", processor(), ("fp32", "int8")), *litert_delegates.listed(self.name, package)]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
-        module, _ = _engine()
+        module, named = _engine()
         with open(model.path, "rb") as file:  # a file that is no flatbuffer crashes the interpreter
             if file.read(8)[4:] != MAGIC:
                 raise EngineError(f"litert cannot open '{model.path.name}': it is not a .tflite flatbuffer")
@@ -91,6 +96,12 @@ class LiteRtRuntime(Runtime):
         if device != "cpu":
             return self._accelerated(model, device, threads or cores(), options)
         each = max(1, (threads or cores()) // options.streams)
+        if options.cache is not False and options.xnnpack and options.streams == 1:
+            details = _interpreter(module, model, 1, plain=True)
+            if named.startswith("ai-edge-litert") and (
+                kept := litert_compiled.open_kept(model, each, options, details, named)
+            ):
+                return kept
         interpreter = _interpreter(module, model, each, plain=not options.xnnpack)
         session = LiteRtSession(interpreter, model, each, options.signature)
         if options.streams > 1:

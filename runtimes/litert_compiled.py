@@ -6,14 +6,19 @@ all the same; without, it refuses a file that does not fit. What was placed wher
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.compiled import Shelf, key_of
 from edgekit.errors import DeviceUnavailable, EngineError
+from edgekit.machine import processor
 from edgekit.runtimes import litert_placement, litert_tensors
 from edgekit.runtimes.engine_words import captured
 from edgekit.session import Kind, Model, Placement, Session, agreed
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
 
 ADAPTER = re.compile(r"Selected adapter: (?P<name>.+?), arch=.*adapterType=(?P<type>.*)")
 REFUSED = re.compile(r"operations are not supported by GPU delegate:\n(?P<lines>(?:[A-Z0-9_]+: .*\n)+)")
+PRECISION = {"gpu": "fp32", "npu": "unknown"}  # of the processor it is as the file has it
+TAKEN = {"float32", "float16", "int32", "int8", "uint8", "bool"}  # by LiteRT's TensorBuffer
 SHARED = re.compile(r"(?P<there>\d+) operations will run on the GPU, and the remaining (?P<cpu>\d+) operations")
 PLACED = "API from graph"  # what the GPU's delegate says when it takes operators
 
@@ -55,8 +62,40 @@ def open_compiled(model: Model, kind: str, threads: int, options: LiteRtOptions,
     return CompiledSession(compiled, model, (kind, words.text), options, (details, told, given, made))
 
 
+def open_kept(model: Model, threads: int, options: LiteRtOptions, details: Any, version: str) -> Session | None:
+    """Open a file on the processor with the weights that XNNPACK packed before, or keep them; None where it cannot be.
+
+    The interpreter has no such setting, CompiledModel has. A file that is being written lies beside, until it is whole.
+    """
+    shelf = Shelf.of(options.cache)
+    told = litert_tensors.graph(model.path.name, details, options.signature)
+    given, made = litert_tensors.specs(model.path.name, told)
+    fixed = all(isinstance(size, int) for spec in given for size in spec.shape)
+    if shelf is None or not fixed or not {spec.dtype for spec in (*given, *made)} <= TAKEN:
+        return None
+    facts = model.path.stat()
+    key = key_of([], (str(model.path.resolve()), facts.st_size, facts.st_mtime_ns, version, processor())) + ".xnnpack"
+    path = shelf.place(key)
+    if path is None:
+        return None
+    own = path if path.exists() else path.with_name(f".{os.getpid()}-{threading.get_ident()}-{key}")
+    with captured():
+        try:
+            compiled = _compile(model.path, "cpu", threads, options, own)
+        except Exception:  # RuntimeError from C++; what is wrong with the file shows without a cache as well
+            own.unlink(missing_ok=True)
+            return None
+    session = CompiledSession(compiled, model, ("cpu", ""), options, (details, told, given, made))
+    session.threads = threads
+    with contextlib.suppress(OSError):
+        own.replace(path)
+    return session
+
+
 class CompiledSession(Session):
     """One CompiledModel and its buffers, used by one caller at a time."""
+
+    threads: int | None = None  # of the processor
 
     def __init__(
         self, compiled: Any, model: Model, said: tuple[str, str], options: LiteRtOptions, graph: tuple[Any, ...]
@@ -106,17 +145,19 @@ class CompiledSession(Session):
 
         with self._lock:
             self._refuse_closed()
+            computed = litert_placement.precision(self._details)
             listed = litert_placement.operators(self._details)  # without delegates: the file's own
         shared, adapter = SHARED.search(self._words), ADAPTER.search(self._words)
-        whole = {f"{self._requested.upper()} {name.removeprefix('CPU ')}": count for name, count in listed.items()}
+        unit = "processor" if self._requested == "cpu" else self._requested.upper()  # not told: XNNPACK, or plain
+        whole = {f"{unit} {name.removeprefix('CPU ')}": count for name, count in listed.items()}
         half = self._requested == "gpu" and self._options.inference_precision == "f16"
         return Placement(
             runtime="litert",
             version=LiteRtRuntime().version(),
             requested=self._requested,
             device=f"cpu+{self._requested}" if shared else self._requested,
-            precision="fp16" if half else "fp32" if self._requested == "gpu" else "unknown",
-            threads=None,
+            precision="fp16" if half else PRECISION.get(self._requested) or computed,
+            threads=self.threads,
             operators={"GPU": int(shared["there"]), "CPU": int(shared["cpu"])} if shared else whole,
             why=f"{self.why}; {adapter['name']}" if adapter else self.why,
             kind=_kind(self._words),
@@ -130,7 +171,7 @@ class CompiledSession(Session):
             self._compiled = self._details = None
 
 
-def _compile(path: Path, kind: str, threads: int, options: LiteRtOptions) -> Any:
+def _compile(path: Path, kind: str, threads: int, options: LiteRtOptions, weights: Path | None = None) -> Any:
     from ai_edge_litert import compiled_model as engine
 
     accelerators = getattr(engine.HardwareAccelerator, kind.upper())
@@ -138,7 +179,7 @@ def _compile(path: Path, kind: str, threads: int, options: LiteRtOptions) -> Any
         accelerators |= engine.HardwareAccelerator.CPU
     settings = engine.Options(
         hardware_accelerators=accelerators,
-        cpu_options=engine.CpuOptions(num_threads=threads),
+        cpu_options=engine.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(weights or "")),
         gpu_options=engine.GpuOptions(enforce_f32=options.inference_precision == "f32"),
     )
     folder = str(options.dispatch) if options.dispatch else ""

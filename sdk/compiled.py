@@ -90,6 +90,16 @@ class Shelf:
                 Path(partial).unlink(missing_ok=True)
             self._bound()
 
+    def place(self, key: str) -> Path | None:
+        """Where an engine that reads and writes its own file may keep it; None where others may write there too."""
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._bound()
+            path = self.folder / key
+            if _ours(self.folder.lstat()) and (not path.exists() or _ours(path.lstat())):
+                return path
+        return None
+
     def drop(self, key: str) -> None:
         """Forget a network that its engine did not take."""
         with contextlib.suppress(OSError):
