@@ -15,7 +15,7 @@ from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled
 from edgekit.machine import cores, processor
 from edgekit.runtimes import litert_compiled, litert_delegates, litert_placement, litert_tensors
 from edgekit.runtimes.engine_words import captured
-from edgekit.runtimes.option_values import require_one_of, require_streams
+from edgekit.runtimes.option_values import require_cache, require_one_of, require_streams
 from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array
 
@@ -60,11 +60,12 @@ class LiteRtOptions:
     partial: bool = False
     inference_precision: Literal["f32", "f16"] = "f32"
     delegate: str | None = None
-    dispatch: str | Path | None = None
-    cache: bool | str | Path = False
+    dispatch: str | None = None
+    cache: bool | str = False
 
     def __post_init__(self) -> None:
         require_streams(self.streams)
+        require_cache(self.cache)
         require_one_of("inference_precision", self.inference_precision, ("f32", "f16"))
 
 

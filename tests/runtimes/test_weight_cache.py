@@ -32,7 +32,7 @@ def test_weights_are_kept_and_answer_alike(dense: Path, tmp_path: Path) -> None:
     with open_session(dense, "litert", threads=1) as session:
         expected = session.run({"x": ARRAY})["y"]
     for _ in range(2):
-        with open_session(dense, "litert", threads=1, options=LiteRtOptions(cache=folder)) as session:
+        with open_session(dense, "litert", threads=1, options=LiteRtOptions(cache=str(folder))) as session:
             np.testing.assert_allclose(session.run({"x": ARRAY})["y"], expected, rtol=1e-5, atol=1e-5)
             placement = session.placement()
         (file,) = folder.iterdir()
@@ -46,7 +46,7 @@ def test_another_file_in_its_place_is_another_key(dense: Path, tmp_path: Path) -
     for changed in (False, True):
         if changed:
             os.utime(dense, ns=(1, 1))
-        open_session(dense, "litert", options=LiteRtOptions(cache=folder)).close()
+        open_session(dense, "litert", options=LiteRtOptions(cache=str(folder))).close()
     assert len(list(folder.iterdir())) == 2
 
 
@@ -55,15 +55,15 @@ def test_a_folder_that_others_may_write_to_is_left_alone(dense: Path, tmp_path: 
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
-    with open_session(dense, "litert", options=LiteRtOptions(cache=folder)) as session:
+    with open_session(dense, "litert", options=LiteRtOptions(cache=str(folder))) as session:
         assert session.run({"x": ARRAY})["y"].shape == (1, 64)
     assert not list(folder.iterdir())
 
 
 def test_a_damaged_file_is_made_anew(dense: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    open_session(dense, "litert", options=LiteRtOptions(cache=folder)).close()
+    open_session(dense, "litert", options=LiteRtOptions(cache=str(folder))).close()
     (file,) = folder.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    with open_session(dense, "litert", options=LiteRtOptions(cache=folder)) as session:
+    with open_session(dense, "litert", options=LiteRtOptions(cache=str(folder))) as session:
         assert np.isfinite(session.run({"x": ARRAY})["y"]).all()
