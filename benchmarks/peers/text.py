@@ -41,10 +41,12 @@ def peers(threads: int) -> list[tuple[str, Peer]]:
         peer("optimum-intel", "int8", "Optimum", "openvino-int8", "optimum"),
         peer("openvino-genai", "int8", "GenAi", "openvino-int8", "optimum"),
         peer("llama.cpp", "int8", "LlamaCpp", "gguf-int8", "llama"),
+        peer("llama.cpp, not repacked", "int8", "LlamaCpp", "gguf-int8", "llama", repacked=False),
         peer("edgekit, openvino", "int4-weights", "Edgekit", "edgekit", runtime="openvino"),
         peer("edgekit, onnxruntime", "int4-weights", "Edgekit", "edgekit", runtime="onnxruntime"),
         peer("openvino-genai", "int4", "GenAi", "openvino-int4", "optimum"),
         peer("llama.cpp", "int4", "LlamaCpp", "gguf-int4", "llama"),
+        peer("llama.cpp, not repacked", "int4", "LlamaCpp", "gguf-int4", "llama", repacked=False),
     ]
 
 

@@ -140,13 +140,27 @@ def openvino_settings(precision: str, threads: int) -> dict[str, Any]:
 
 
 class LlamaCpp:
-    """`Llama.generate` of llama-cpp-python, on a GGUF file that `gguf_file.py` wrote."""
+    """`Llama.generate` of llama-cpp-python, on a GGUF file that `gguf_file.py` wrote.
+
+    `repacked` is its own way with small weights on a CPU. Built for a virtual machine whose processor states AMX and
+    does not run it, it dies of it, so that the plain way is measured beside.
+    """
 
     packages = ("llama_cpp_python",)
 
-    def __init__(self, folder: str, precision: str, threads: int) -> None:
+    def __init__(self, folder: str, precision: str, threads: int, repacked: bool = True) -> None:
+        import llama_cpp
         from llama_cpp import Llama
 
+        given = llama_cpp.llama_cpp.llama_model_default_params
+        if not repacked:  # no argument of Llama says so
+
+            def plain() -> Any:
+                params = given()
+                params.use_extra_bufts = False
+                return params
+
+            llama_cpp.llama_cpp.llama_model_default_params = plain
         (file,) = Path(folder).glob("*.gguf")
         self.model: Any = Llama(str(file), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
 
