@@ -99,19 +99,25 @@ def main(
     raw: list[Measured] = []
     for kind in network:
         model = diffusion_model.made(work.resolve(), kind)
-        chosen = [p for p in peers(kind, threads) if p[1].name == BASE or not only or any(w in str(p[1]) for w in only)]
+        chosen = [
+            p for p in peers(kind, threads) if not only or any(word in _name(p[1]) for word in (f"{BASE} fp32", *only))
+        ]
         ready, failed = opened(chosen, model, work.resolve(), diffusion_model.converted)
         if prepare:
             continue
         command = {"number": 0, "steps": steps, "guidance": GUIDANCE}
         rows = [*taken(PEERS_FILE, ready, rounds, command), *failed]
-        base = next(row for row in rows if (row.peer.name, row.peer.precision) == (BASE, "fp32"))
+        base = next(row for row in rows if _name(row.peer) == f"{BASE} fp32")
         summary += [row_of(kind, row, base) for row in rows]
         raw += rows
     if summary:
-        stated = {"steps": steps, "guidance": GUIDANCE, "threads": threads, "rows": summary}
-        report(out, "diffusion", stated, raw, table(summary, steps))
+        stated = {"steps": steps, "guidance": GUIDANCE, "threads": threads}
+        report(out, "diffusion", stated, summary, raw, lambda rows: table(rows, steps))
         say(f"written to {out}")
+
+
+def _name(peer: Peer) -> str:
+    return f"{peer.name} {peer.precision}"
 
 
 if __name__ == "__main__":

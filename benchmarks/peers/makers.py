@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +135,23 @@ def _asked(row: Measured, process: Process, command: dict[str, Any]) -> dict[str
     return {} if row.error else answer
 
 
-def report(out: Path, name: str, stated: Mapping[str, Any], rows: Sequence[Measured], table: str) -> None:
-    """Write DATE-NAME.json, with machine, versions and every run, and the table beside it, which is printed too."""
-    save(name, out, {**stated, "raw": [asdict(row) for row in rows]}, table)
-    click.echo(table)
+def report(
+    out: Path,
+    name: str,
+    stated: Mapping[str, Any],
+    rows: Sequence[dict[str, Any]],
+    raw: Sequence[Measured],
+    table: Callable[[Sequence[dict[str, Any]]], str],
+) -> None:
+    """Write DATE-NAME.json, with machine, versions and every run, and the table of the rows, which is printed too.
+
+    What was measured of other peers on the same day stays: those that are named with --only are added to it.
+    """
+    file = out / f"{datetime.date.today():%Y-%m-%d}-{name}.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "raw": []}
+    keys = [key for key in ("network", "peer", "precision") if rows and key in rows[0]]
+    ours = [[row[key] for key in keys] for row in rows]
+    all_rows = [row for row in known["rows"] if [row[key] for key in keys] not in ours] + list(rows)
+    kept = known["raw"] + [asdict(row) for row in raw]
+    save(name, out, {**stated, "rows": all_rows, "raw": kept}, table(all_rows))
+    click.echo(table(all_rows))

@@ -127,7 +127,7 @@ def main(
     work: Path, prompt: int, tokens: int, rounds: int, threads: int, only: Sequence[str], prepare: bool, out: Path
 ) -> None:
     model = text_model.made(work.resolve())
-    chosen = [p for p in peers(threads) if p[1].name == BASE or not only or any(word in _name(p[1]) for word in only)]
+    chosen = [p for p in peers(threads) if not only or any(word in _name(p[1]) for word in (f"{BASE} fp32", *only))]
     ready, failed = opened(chosen, model, work.resolve(), text_model.converted)
     if prepare:
         return
@@ -140,13 +140,12 @@ def main(
         "prompt": len(read),
         "written": tokens,
         "threads": threads,
-        "rows": summary,
         "characters_as_transformers_fp32": agreement(rows, model),
     }
     for run in (run for row in rows for run in row.runs):
         run.pop("tokens", None)
         run.pop("text", None)
-    report(out, "text", stated, rows, table(summary))
+    report(out, "text", stated, summary, rows, table)
 
 
 def _name(peer: Peer) -> str:
