@@ -115,12 +115,13 @@ class GenAi:
         import openvino
 
         base: Any = self.engine.StreamerBase
+        running = self.engine.StreamingStatus.RUNNING
         stamps: list[float] = []
 
         class Clock(base):  # type: ignore[misc]  # openvino-genai has no types
             def write(self, token: Any) -> Any:
                 stamps.extend([time.perf_counter()] * (len(token) if isinstance(token, list) else 1))
-                return None
+                return running
 
             def end(self) -> None:
                 pass
