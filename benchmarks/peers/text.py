@@ -32,12 +32,14 @@ def peers(threads: int) -> list[tuple[str, Peer]]:
         peer("transformers", "bf16", "Transformers", ""),
         peer("edgekit, openvino", "fp32", "Edgekit", "edgekit", runtime="openvino"),
         peer("edgekit, onnxruntime", "fp32", "Edgekit", "edgekit", runtime="onnxruntime"),
+        peer("edgekit, openvino, 8 texts", "fp32", "Several", "edgekit", runtime="openvino"),
         peer("optimum-intel", "fp32", "Optimum", "openvino-fp32", "optimum"),
         peer("openvino-genai", "fp32", "GenAi", "openvino-fp32", "optimum"),
         peer("openvino-genai", "bf16", "GenAi", "openvino-fp32", "optimum"),
         peer("llama.cpp", "fp32", "LlamaCpp", "gguf-fp32", "llama"),
         peer("edgekit, openvino", "int8-dynamic", "Edgekit", "edgekit", runtime="openvino"),
         peer("edgekit, onnxruntime", "int8-dynamic", "Edgekit", "edgekit", runtime="onnxruntime"),
+        peer("edgekit, openvino, 8 texts", "int8-dynamic", "Several", "edgekit", runtime="openvino"),
         peer("optimum-intel", "int8", "Optimum", "openvino-int8", "optimum"),
         peer("openvino-genai", "int8", "GenAi", "openvino-int8", "optimum"),
         peer("llama.cpp", "int8", "LlamaCpp", "gguf-int8", "llama"),
@@ -65,17 +67,18 @@ def row_of(row: Measured, base: Measured, count: int, prompt: int) -> dict[str, 
     if not row.runs:
         return {"peer": row.peer.name, "precision": row.peer.precision, "error": row.error}
     read, write = (np.array([run[key] for run in row.runs]) for key in ("read_s", "write_s"))
+    texts = row.runs[0].get("texts", 1)  # written at once
     told: dict[str, Any] = {
         "peer": row.peer.name,
         "precision": row.peer.precision,
-        "prompt_tokens_s": prompt / float(np.median(read)),
-        "written_tokens_s": (count - 1) / float(np.median(write)),
+        "prompt_tokens_s": texts * prompt / float(np.median(read)),
+        "written_tokens_s": texts * (count - 1) / float(np.median(write)),
         "spread": float((write.max() - write.min()) / np.median(write)),
     }
     for key, own in (("read", read), ("write", write)):
         other = np.array([run[f"{key}_s"] for run in base.runs])
         common = min(len(own), len(other))
-        told[f"{key}_ratio"] = float(np.median(other[:common] / own[:common])) if common else None
+        told[f"{key}_ratio"] = texts * float(np.median(other[:common] / own[:common])) if common else None
     return told
 
 
