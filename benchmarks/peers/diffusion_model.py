@@ -116,7 +116,15 @@ def converted(kind: str, model: Path, work: Path, python: Path, say: Callable[[s
             ]
             _ran(python, "-m", "edgekit.cli", "quantize", str(staged), "--source", str(model), *calibrated)
         else:
-            told = ["-m", str(model), "--weight-format", kind.removeprefix("openvino-"), str(staged)]
+            told = [
+                "-m",
+                str(model),
+                "--task",
+                "text-to-image",
+                "--weight-format",
+                kind.removeprefix("openvino-"),
+                str(staged),
+            ]
             _ran(python, "-m", "optimum.commands.optimum_cli", "export", "openvino", *told)
         staged.rename(out)
     return out
