@@ -51,7 +51,7 @@ def row_of(kind: str, row: Measured, base: Measured) -> dict[str, Any]:
     told: dict[str, Any] = {"network": kind, "peer": row.peer.name, "precision": row.peer.precision}
     if not row.runs or not base.runs:
         return {**told, "error": row.error or "the base peer failed"}
-    for key in ("image", "step"):
+    for key in ("image", "step", "processor"):
         own, other = (np.array([run[f"{key}_s"] for run in r.runs]) for r in (row, base))
         common = min(len(own), len(other))
         told[f"{key}_s"] = float(np.median(own))
@@ -62,16 +62,17 @@ def row_of(kind: str, row: Measured, base: Measured) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]], steps: int) -> str:
     """Markdown."""
     lines = [
-        f"| network | peer | precision | s an image of {steps} steps | × {BASE} fp32 | ms a step | × {BASE} fp32 |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| network | peer | precision | s an image of {steps} steps | × {BASE} fp32 | ms a step | × {BASE} fp32 | × in processor time |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         head = f"| {row['network']} | {row['peer']} | {row['precision']} |"
         if "error" in row:
-            lines.append(f"{head} {row['error'].splitlines()[0][:80]} | | | |")
+            lines.append(f"{head} {row['error'].splitlines()[0][:80]} | | | | |")
             continue
         lines.append(
-            f"{head} {row['image_s']:.2f} | {row['image_ratio']:.2f} | {row['step_s'] * 1e3:.0f} | {row['step_ratio']:.2f} |"
+            f"{head} {row['image_s']:.2f} | {row['image_ratio']:.2f} | {row['step_s'] * 1e3:.0f} | {row['step_ratio']:.2f} | "
+            f"{row['processor_ratio']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 

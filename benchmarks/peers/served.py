@@ -28,7 +28,9 @@ def main(path: str, name: str) -> None:
                 peer = runpy.run_path(path)[name](**command)
                 _answer(answers, {"load_s": time.perf_counter() - began, "versions": versions(peer.packages)})
             elif do == "run":
-                _answer(answers, peer.run(**command))
+                began = time.process_time()
+                answer = peer.run(**command)
+                _answer(answers, {**answer, "processor_s": time.process_time() - began})
         except Exception as error:  # whatever a peer raises is a row of the report
             _answer(answers, {"error": f"{type(error).__name__}: {str(error).strip()[:300]}"})
 

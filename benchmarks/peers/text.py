@@ -75,7 +75,8 @@ def row_of(row: Measured, base: Measured, count: int, prompt: int) -> dict[str, 
         "written_tokens_s": texts * (count - 1) / float(np.median(write)),
         "spread": float((write.max() - write.min()) / np.median(write)),
     }
-    for key, own in (("read", read), ("write", write)):
+    spent = np.array([run["processor_s"] for run in row.runs])
+    for key, own in (("read", read), ("write", write), ("processor", spent)):
         other = np.array([run[f"{key}_s"] for run in base.runs])
         common = min(len(own), len(other))
         told[f"{key}_ratio"] = texts * float(np.median(other[:common] / own[:common])) if common else None
@@ -85,17 +86,18 @@ def row_of(row: Measured, base: Measured, count: int, prompt: int) -> dict[str, 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        f"| peer | precision | prompt, tokens/s | × {BASE} fp32 | written, tokens/s | × {BASE} fp32 |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| peer | precision | prompt, tokens/s | × {BASE} fp32 | written, tokens/s | × {BASE} fp32 | × in processor time |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         if "error" in row:
-            lines.append(f"| {row['peer']} | {row['precision']} | {row['error'].splitlines()[0][:80]} | | | |")
+            lines.append(f"| {row['peer']} | {row['precision']} | {row['error'].splitlines()[0][:80]} | | | | |")
             continue
-        read, write = (f"{row[f'{key}_ratio']:.2f}" for key in ("read", "write"))
+        ratios = [row.get(f"{key}_ratio") for key in ("read", "write", "processor")]
+        read, write, spent = ("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
         lines.append(
             f"| {row['peer']} | {row['precision']} | {row['prompt_tokens_s']:.0f} | {read} | "
-            f"{row['written_tokens_s']:.1f} | {write} |"
+            f"{row['written_tokens_s']:.1f} | {write} | {spent} |"
         )
     return "\n".join(lines) + "\n"
 

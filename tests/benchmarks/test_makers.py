@@ -57,12 +57,15 @@ def test_each_runs_once_a_round_after_one_to_warm_up(rows: list[Measured]) -> No
 
 
 def test_the_tables_say_ratios_and_failures(rows: list[Measured], tmp_path: Path) -> None:
+    for spent, row in ((0.2, rows[0]), (0.1, rows[1])):
+        assert row.runs[0]["processor_s"] >= 0
+        row.runs = [{**run, "processor_s": spent} for run in row.runs]
     told = [text.row_of(row, rows[0], 5, 10) for row in rows]
     assert (
         told[1] | {"read_ratio": 2.0, "write_ratio": 2.0, "prompt_tokens_s": 10.0, "written_tokens_s": 2.0} == told[1]
     )
     lines = text.table(told).splitlines()
-    assert lines[3] == "| faster | fp32 | 10 | 2.00 | 2.0 | 2.00 |"
+    assert lines[3] == "| faster | fp32 | 10 | 2.00 | 2.0 | 2.00 | 2.00 |"
     assert "no such precision" in lines[4]
     report(tmp_path, "text", {}, told[:1], rows[:1], text.table)
     report(tmp_path, "text", {}, told[1:], rows[1:], text.table)  # what is measured with --only is added
@@ -73,13 +76,19 @@ def test_the_tables_say_ratios_and_failures(rows: list[Measured], tmp_path: Path
 
 def test_images_and_steps() -> None:
     base, other = Measured(_peer("diffusers, eager")), Measured(_peer("edgekit"))
-    base.runs = [{"image_s": 4.0, "step_s": 0.4}, {"image_s": 8.0, "step_s": 0.8}]
-    other.runs = [{"image_s": 2.0, "step_s": 0.1}, {"image_s": 4.0, "step_s": 0.2}]
+    base.runs = [
+        {"image_s": 4.0, "step_s": 0.4, "processor_s": 6.0},
+        {"image_s": 8.0, "step_s": 0.8, "processor_s": 6.0},
+    ]
+    other.runs = [
+        {"image_s": 2.0, "step_s": 0.1, "processor_s": 3.0},
+        {"image_s": 4.0, "step_s": 0.2, "processor_s": 3.0},
+    ]
     told = diffusion.row_of("prompt", other, base)
     assert (told["image_ratio"], told["step_ratio"]) == (2.0, 4.0)
     failed = diffusion.row_of("prompt", Measured(_peer("x"), error="no wheel"), base)
     lines = diffusion.table([told, failed], 10).splitlines()
-    assert lines[2] == "| prompt | edgekit | fp32 | 3.00 | 2.00 | 150 | 4.00 |" and "no wheel" in lines[3]
+    assert lines[2] == "| prompt | edgekit | fp32 | 3.00 | 2.00 | 150 | 4.00 | 2.00 |" and "no wheel" in lines[3]
 
 
 def test_an_environment_that_cannot_be_had_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
