@@ -108,7 +108,10 @@ class GenAi:
         import openvino_genai
 
         self.engine = openvino_genai
-        self.pipe = openvino_genai.LLMPipeline(folder, "CPU", **openvino_settings(precision, threads), **settings)
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False  # or a prompt that it has read is not read again
+        more = {**openvino_settings(precision, threads), **settings, "scheduler_config": scheduler}
+        self.pipe = openvino_genai.LLMPipeline(folder, "CPU", **more)
 
     def run(self, text: str, tokens: list[int], count: int) -> dict[str, Any]:
         import numpy as np
