@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 import msgspec
@@ -40,7 +41,7 @@ class Options(msgspec.Struct, frozen=True):
         for name in registry.names("runtimes"):
             kind = registry.find("runtimes", name).options
             if kind.__name__ == self.kind:
-                return msgspec.convert(self.fields, kind)
+                return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in self.fields.items()})
         raise InputError(f"got options {self.kind}: no engine has such")
 
 
@@ -71,7 +72,7 @@ def named(options: Any) -> Options | None:
     if not dataclasses.is_dataclass(options):
         raise InputError(f"got options {kind}: expected an engine's options, such as OpenVinoOptions")
     try:
-        return Options(kind, msgspec.json.decode(msgspec.json.encode(dataclasses.asdict(options))))  # type: ignore[arg-type]
+        return Options(kind, msgspec.json.decode(msgspec.json.encode(dataclasses.asdict(options), enc_hook=_path)))  # type: ignore[arg-type]
     except (TypeError, msgspec.MsgspecError) as error:
         raise InputError(f"{kind} cannot go to another process ({error}): plain values alone do") from error
 
@@ -93,3 +94,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     others: str = ""
     run: tuple[Place, ...] = ()
     placement: dict[str, Any] | None = None
+
+
+def _path(value: object) -> str:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"of type {type(value).__name__}")

@@ -66,6 +66,13 @@ class TestContract(RuntimeContract):
             (expected,) = session.run({session.inputs[0].name: image}).values()
         return IsolatedCase("onnxruntime", Model(path, "onnx", "fp32"), image, expected, None)
 
+    def test_maps_on_several_streams(self, case: Case, feeds: dict[str, np.ndarray]) -> None:
+        with open_session(
+            case.model.path, "onnxruntime", options=OnnxRuntimeOptions(streams=2), isolate=True
+        ) as session:
+            assert session.streams == 1  # a process does one run at a time
+            assert len(list(session.map([feeds] * 5))) == 5
+
 
 @pytest.fixture
 def fragile(tmp_path: Path) -> Bundle:
@@ -131,6 +138,12 @@ def test_a_task_runs_isolated(name: str) -> None:
         isolated, here = (t.reconstruct(image) if name == "digits-vae" else t(image) for t in (task, plain))
         np.testing.assert_array_equal(isolated, here)
         assert task.info()["placement"] == plain.info()["placement"]
+
+
+def test_options_of_paths_and_several_values_go_along(tmp_path: Path) -> None:
+    options = OpenVinoOptions(**({"cache": tmp_path} if "cache" in OpenVinoOptions.__dataclass_fields__ else {}))
+    with open_session("digits-cnn", "openvino", options=options, isolate=True) as session:
+        assert session.placement().runtime == "openvino"
 
 
 def test_options_go_along() -> None:
