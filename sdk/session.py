@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, Self
 from weakref import WeakSet
 
+import msgspec
 import numpy as np
 
 from edgekit import asking, choice, flight, forking, guard, registry
@@ -330,7 +331,14 @@ def agreed(stated: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...], path: 
     if not alike:
         listed = ["; ".join(f"{s.name}: {s}" for s in specs) for specs in (found, stated)]
         raise TensorError(f"'{path.name}' has {listed[0]}, its manifest says {listed[1]}: export the bundle again")
-    return stated
+    return tuple(_with_scale(s, f) for s, f in zip(stated, found, strict=True))
+
+
+def _with_scale(stated: TensorSpec, found: TensorSpec) -> TensorSpec:
+    """What a file says of its integers, where the manifest leaves it out."""
+    if found.quantization is None or stated.quantization is not None:
+        return stated
+    return msgspec.structs.replace(stated, quantization=found.quantization)
 
 
 def _alike(stated: TensorSpec, found: TensorSpec) -> bool:

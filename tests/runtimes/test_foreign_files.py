@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from runtimes.foreign import Graph, Op, T, options, tflite, unary
 
+import edgekit
 from edgekit.bundle import Bundle
 from edgekit.errors import EngineError, InputError, TensorError
 from edgekit.manifest import decode
@@ -144,6 +145,12 @@ def test_a_manifest_can_state_quantization_and_old_ones_need_not() -> None:
     assert b"quantization" not in msgspec.json.encode(TensorSpec("x", "int8", (1, 4)))
     folder = Bundle.open("sr-x2").folder
     assert decode((folder / "bundle.json").read_bytes(), "bundle.json").name == "sr-x2"
+
+
+def test_a_bundle_of_a_quantized_file_converts_as_the_file_does(tmp_path: Path) -> None:
+    bundle = edgekit.export(doubling(tmp_path, "uint8"), tmp_path / "bundle")
+    with open_session(bundle, floats=True) as session, open_session(tmp_path / "uint8.tflite", floats=True) as lone:
+        np.testing.assert_array_equal(run(session, FLOATS), run(lone, FLOATS))
 
 
 def test_stored_rounds_clips_and_comes_back() -> None:
