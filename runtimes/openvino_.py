@@ -10,7 +10,7 @@ from edgekit.compiled import Shelf
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
 from edgekit.flight import Flight
 from edgekit.machine import int8_overflows
-from edgekit.runtimes import openvino_borders, openvino_cache, openvino_graph
+from edgekit.runtimes import openvino_borders, openvino_cache, openvino_graph, openvino_unsigned
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.openvino_flight import RequestFlight
 from edgekit.runtimes.option_values import require_cache, require_one_of, require_streams
@@ -209,6 +209,8 @@ def _compiled(
     if target.startswith("NPU"):
         fix_sizes(network, model)
     specs = openvino_borders.specs(model.path.name, network)
+    if target == "CPU" and model.path.suffix == ".onnx" and openvino_unsigned.needed():
+        openvino_unsigned.make_unsigned(network)
     compiled = core.compile_model(network, target, settings)
     if shelf:
         openvino_cache.keep(shelf, key, compiled, specs)

@@ -17,6 +17,7 @@ from edgekit.runtimes.openvino_borders import Specs
 from edgekit.session import Model
 from edgekit.tensors import TensorSpec
 
+FORM = 2  # of what is compiled: another number where a network is changed otherwise before that
 SIZE = 4  # bytes that say how long the specs are, before them and the network
 _decoder = msgspec.json.Decoder(tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]])
 
@@ -47,7 +48,9 @@ def name_of(core: Any, version: str, model: Model, target: str, settings: Mappin
     """A key of the file's bytes, the engine, the device as its driver tells it, and the settings."""
     device = [str(core.get_property(target, what)) for what in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     here = (machine.processor(), machine.cores(), machine.int8_units())
-    return key_of(_files(model.path, model.files), (version, target, device, here, dict(settings), dict(model.sizes)))
+    return key_of(
+        _files(model.path, model.files), (FORM, version, target, device, here, dict(settings), dict(model.sizes))
+    )
 
 
 def _files(path: Path, listed: tuple[Path, ...] | None) -> tuple[Path, ...]:
