@@ -60,7 +60,7 @@ class OpenVinoOptions:
     streams: int | None = None
     pin: bool | None = None
     cores: Literal["any", "performance", "efficiency"] = "any"
-    cache: bool | str = True
+    cache: bool | str = False
 
     def __post_init__(self) -> None:
         require_cache(self.cache)

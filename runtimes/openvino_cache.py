@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from edgekit.tensors import TensorSpec
 
 FORM = 2  # of what is compiled: another number where a network is changed otherwise before that
 SIZE = 4  # bytes that say how long the specs are, before them and the network
+PROCESS = os.getpid()  # a forked child must compile: reading a network there hangs one time in six
 _decoder = msgspec.json.Decoder(tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]])
 
 
 def kept(core: Any, shelf: Shelf, key: str, target: str, settings: Mapping[str, str]) -> tuple[Any, Specs] | None:
     """The compiled network of this key and its Specs; None where none is kept, or OpenVINO does not take it."""
-    data = shelf.read(key)
+    data = shelf.read(key) if os.getpid() == PROCESS else None
     if data is None:
         return None
     try:
