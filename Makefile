@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TORCH ?= torch  # "torch --index-url URL" takes the build of another index, such as PyTorch's own for CPUs
 FOLDERS := runtimes exporters quantization zoo benchmarks demos
 
-.PHONY: run test test-pi test-devices check format clean
+.PHONY: run test test-pi test-devices ratios check format clean
 
 run: $(VENV)/.run
 	@$(BIN)/python -m edgekit.demos.upscale_photo $(if $(PHOTO),"$(PHOTO)")
@@ -24,6 +24,9 @@ test-pi: $(VENV)/.dev
 # Mesa's software Vulkan and environments with other engines lie in the user's cache afterwards.
 test-devices: $(VENV)/.dev
 	EDGEKIT_DEVICES=1 $(BIN)/pytest tests/devices $(ARGS)
+
+ratios: $(VENV)/.dev
+	$(BIN)/python -m edgekit.benchmarks.regression -o out/ratios.json
 
 check: $(VENV)/.dev .typetree/edgekit
 	$(BIN)/ruff check .
