@@ -146,8 +146,8 @@ def openvino_settings(precision: str, threads: int) -> dict[str, Any]:
 class LlamaCpp:
     """`Llama.generate` of llama-cpp-python, on a GGUF file that `gguf_file.py` wrote.
 
-    `repacked` is its own way with small weights on a CPU. Built for a virtual machine whose processor states AMX and
-    does not run it, it dies of it, so that the plain way is measured beside.
+    `repacked` is its own way with small weights on a CPU; it died of an illegal instruction on the machine that the figures
+    are of, so that the plain way is measured beside.
     """
 
     packages = ("llama_cpp_python",)
