@@ -12,9 +12,9 @@ from edgekit.benchmarks.cases import require_known
 from edgekit.benchmarks.records import Case
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, EdgekitError, InputError
+from edgekit.opening import runtime as find_runtime
 from edgekit.selection import Limits, Row
 from edgekit.session import Device
-from edgekit.session import runtime as find_runtime
 
 NOT_A_DEVICE = "not measured: {} is {}, whose times say nothing of a device"
 TILES = (128, 256)

@@ -15,7 +15,7 @@ from edgekit.bundle import Bundle
 from edgekit.choice import readable
 from edgekit.errors import InputError, NotInstalled
 from edgekit.manifest import Precision, Variant
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import runtime as find_runtime
 from edgekit.verify import golden_sizes
 
 DEVICES = ("cpu", "gpu", "npu", "all")  # with an index where there are several, "gpu:1"

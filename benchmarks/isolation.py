@@ -19,7 +19,7 @@ from rich.console import Console
 
 from edgekit.bundle import Bundle, file_entry, staged, write
 from edgekit.manifest import Component, Manifest, Variant
-from edgekit.session import open_session
+from edgekit.opening import open_session
 from edgekit.tensors import TensorSpec
 
 SIZES = ((64, 64), (360, 640))  # height, width, of three float32 channels in and out

@@ -22,8 +22,9 @@ from rich.table import Table
 from edgekit import machine, registry
 from edgekit.bundle import Bundle
 from edgekit.isolation.process import module
-from edgekit.session import Session, open_session
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import open_session
+from edgekit.opening import runtime as find_runtime
+from edgekit.session import Session
 from edgekit.verify import feeds, golden_sizes
 
 SAMPLES = 100  # of the resident size, over a case

@@ -21,8 +21,9 @@ from rich.table import Table
 from edgekit import registry
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
-from edgekit.session import Session, open_session
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import open_session
+from edgekit.opening import runtime as find_runtime
+from edgekit.session import Session
 from edgekit.tensors import Array
 from edgekit.verify import feeds, golden_sizes
 

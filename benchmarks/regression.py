@@ -25,7 +25,7 @@ from edgekit.benchmarks.records import Row
 from edgekit.benchmarks.statistics import noise_of
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, InputError
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import runtime as find_runtime
 
 BUNDLES = ("sr-x2", "cifar-cnn", "shakespeare-gpt")
 OVERHEAD = "sr-x2"

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, NotInstalled
-from edgekit.session import Session, open_session
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import open_session
+from edgekit.opening import runtime as find_runtime
+from edgekit.session import Session
 
 KEEPING = ("openvino", "onnxruntime", "litert")
 

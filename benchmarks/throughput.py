@@ -29,8 +29,9 @@ from edgekit import machine
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
 from edgekit.errors import EngineError
-from edgekit.session import Session, open_session
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import open_session
+from edgekit.opening import runtime as find_runtime
+from edgekit.session import Session
 from edgekit.tensors import Array
 
 FOUND = re.compile(r"Throughput:\s+([\d.]+) FPS")

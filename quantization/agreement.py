@@ -13,9 +13,9 @@ from edgekit.choice import readable
 from edgekit.errors import EdgekitError
 from edgekit.exporters.sizing import fitted
 from edgekit.manifest import Agreement, Component, Precision, Variant
+from edgekit.opening import open_session
+from edgekit.opening import runtime as find_runtime
 from edgekit.quantization.parting import Files, parting
-from edgekit.session import open_session
-from edgekit.session import runtime as find_runtime
 from edgekit.tensors import Array
 from edgekit.verify import EQUAL_DB, answers, compare
 

@@ -18,7 +18,7 @@ from edgekit.bundle import Bundle
 from edgekit.choice import largest, readable
 from edgekit.errors import DeviceUnavailable, EdgekitError
 from edgekit.manifest import Component, Precision, Speed, Variant
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import runtime as find_runtime
 
 if TYPE_CHECKING:
     from edgekit.benchmarks import Row

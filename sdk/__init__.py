@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit import registry
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
-from edgekit.session import devices, open_session
+from edgekit.opening import devices, open_session
 from edgekit.tasks import load
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import msgspec
 
 from edgekit import machine, profile, registry
 from edgekit.bundle import Bundle, shipped
-from edgekit.session import runtime
+from edgekit.opening import runtime
 
 Level = Literal["ok", "note", "problem"]
 

@@ -1,4 +1,4 @@
-"""The runtime contract: Runtime, Session, Device and Placement, and opening a session by name."""
+"""The runtime contract: Runtime, Session, Device and Placement."""
 
 from __future__ import annotations
 
@@ -11,27 +11,20 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, Self
+from typing import Any, ClassVar, Literal, Never, Self
 from weakref import WeakSet
 
 import msgspec
 import numpy as np
 
-from edgekit import asking, choice, flight, forking, guard, registry
-from edgekit.bundle import Bundle
+from edgekit import flight, forking, registry
 from edgekit.errors import (
-    BundleNotFound,
-    DeviceUnavailable,
     InputError,
     NotInstalled,
     SessionClosed,
     TensorError,
 )
-from edgekit.manifest import Component, Variant
 from edgekit.tensors import Array, TensorSpec
-
-if TYPE_CHECKING:
-    from edgekit.isolation import Isolation
 
 CLOSED = "this session was closed: open another with edgekit.open_session(…)"
 FORKED = (
@@ -39,7 +32,6 @@ FORKED = (
     "open another here with edgekit.open_session(…)"
 )
 Kind = Literal["hardware", "software", "simulator"]
-SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
 
 
 @dataclass(frozen=True)
@@ -400,147 +392,3 @@ class Runtime(ABC):
         except Exception as error:
             why = f"{self.name} cannot list its devices ({type(error).__name__}: {error}): install it anew"
         return [Device(self.name, "cpu", "", usable=False, why=why)]
-
-
-def runtime(name: str) -> Runtime:
-    """The runtime of this name.
-
-    Raises:
-        InputError: unknown name. PluginError: another package brings it, and it cannot be used.
-    """
-    found: Runtime = registry.find("runtimes", name)()
-    return found
-
-
-def devices() -> list[Device]:
-    """Every engine × device known here; engines that are not installed or broken are listed with the remedy."""
-    return [row for name in registry.names("runtimes") for row in runtime(name).listed()]
-
-
-def open_session(
-    source: str | Path | Bundle,
-    runtime: str = "auto",
-    *,
-    device: str = "cpu",
-    precision: str = "auto",
-    threads: int | None = None,
-    component: str = "model",
-    sizes: Mapping[str, int] | None = None,
-    floats: bool = False,
-    options: Any = None,
-    isolate: bool | Isolation = False,
-    check: guard.Check = "auto",
-) -> Session:
-    """Open a component of a bundle, or a model file, on an engine.
-
-    Args:
-        source: a bundle (folder, .zip, shipped name), or a .onnx, .xml or .tflite file.
-        runtime: an engine's name, or "auto": the measured profile of this machine, else the documented order.
-        device: "cpu", "gpu", "npu", with an index where there are several ("gpu:1"): strict. "auto": the fastest that
-            was measured here, "cpu" where none was.
-        precision: a precision of the bundle ("fp32", "int8", …), strict, or "auto".
-        threads: engine threads; None leaves it to the engine.
-        component: which graph of the bundle.
-        sizes: the free dimensions, by name: picks the file of these sizes, or fixes them on a device that needs it.
-            Left out, a session over files of fixed sizes takes the file that an input fits, opened when it comes.
-        floats: quantized and half-precision inputs and outputs are float32 to the caller, converted here.
-        options: the engine's own options dataclass, such as OpenVinoOptions.
-        isolate: True runs the engine in a process of its own: a crash of it raises RuntimeCrashed, and the next call
-            starts it again. `edgekit.isolation.Isolation(timeout_s=…)` ends one that hangs, too.
-        check: "auto" runs the bundle's golden inputs when an engine first opens a file on this machine, and refuses one
-            that computes something else; where "auto" chose it, the next is taken. True checks at every opening,
-            False never.
-
-    Raises:
-        BundleError, NotInstalled, DeviceUnavailable, EngineError (WrongAnswer), InputError.
-    """
-    asking.require_source(source)
-    asking.require_engine(runtime, device, precision, threads)
-    asking.require_sizes(sizes)
-    asking.require_switches(floats=floats, isolate=isolate, check=check)
-    if isolate:
-        from edgekit.isolation.request import Request, named
-        from edgekit.isolation.session import IsolatedSession
-
-        asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats, check)
-        return IsolatedSession(Request(str(getattr(source, "folder", source)), *asked, named(options)), isolate)
-    from edgekit import buckets, floating  # which build on this module
-
-    if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
-        if check is True:
-            raise InputError(f"got check=True for '{source}': a lone file has no golden values to check it by")
-        lone = _open_file(Path(source), runtime, device, precision, threads, options)
-        return floating.as_floats(lone) if floats else lone
-    bundle = source if isinstance(source, Bundle) else Bundle.open(source)
-    described = bundle.component(component)
-
-    def made() -> Session:
-        picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads)
-
-        def opening(variant: Variant) -> Session:
-            model = _model(bundle, described, variant, sizes or {})
-            opened = _opened(picked.runtime, model, picked.device, picked.threads, options)
-            engine = _engine(picked.runtime, picked.device, options)
-            return guard.guarded(opened, bundle, (component, variant), engine, check)
-
-        alike = choice.alike(described, picked.variant)
-        if len(alike) > 1 and not sizes:
-            session: Session = buckets.BucketSession(described, alike, opening)
-        else:
-            session = opening(picked.variant)
-            session.others = buckets.listed(alike)
-        session.why = picked.why
-        return session
-
-    session = guard.passing_on(made, strict="auto" not in (runtime, precision))
-    return floating.as_floats(session) if floats else session
-
-
-def _engine(name: str, device: str, options: Any) -> guard.Engine:
-    found = runtime(name)
-    return guard.Engine(name, found.version(), device, options or found.options())
-
-
-def _model(bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int]) -> Model:
-    """A variant as a runtime is asked to open it, its files verified."""
-    return Model(
-        bundle.model_path(variant),
-        variant.format,
-        variant.precision,
-        tuple(s.bound(variant.sizes) for s in variant.inputs or described.inputs),
-        tuple(s.bound(variant.sizes) for s in variant.outputs or described.outputs),
-        described.family,
-        described.settings,
-        tuple(bundle.folder / entry.path for entry in variant.files),
-        sizes,
-    )
-
-
-def _open_file(path: Path, name: str, device: str, precision: str, threads: int | None, options: Any) -> Session:
-    if not path.is_file():
-        raise BundleNotFound(f"no model file at '{path}'")
-    if precision != "auto":
-        raise InputError(f"got precision '{precision}' for '{path.name}': a lone file has the precision it has")
-    model = Model(path, SUFFIXES[path.suffix], "file")
-    device = "cpu" if device == "auto" else device
-    readers = [n for n in registry.names("runtimes") if model.format in runtime(n).formats]
-    if name != "auto":
-        if model.format not in runtime(name).formats:
-            raise DeviceUnavailable(f"{name} cannot open '{path.name}': {' or '.join(readers)} can")
-        return _opened(name, model, device, threads, options)
-    missing = []
-    for reader in readers:
-        if why := runtime(reader).problem():
-            missing.append(why)
-        else:
-            return _opened(reader, model, device, threads, options)
-    raise NotInstalled(" or ".join(missing))
-
-
-def _opened(name: str, model: Model, device: str, threads: int | None, options: Any) -> Session:
-    engine = runtime(name)
-    if options is None:
-        options = engine.options()
-    if not isinstance(options, engine.options):
-        raise InputError(f"got options {type(options).__name__}: {name} takes {engine.options.__name__}")
-    return engine.open(model, device, threads, options)

@@ -34,11 +34,11 @@ from edgekit.exporters.sources import Source, from_bundle
 from edgekit.exporters.writing import ExportOptions, convert, golden, tool_versions
 from edgekit.machine import facts
 from edgekit.manifest import Component, Manifest, Task
+from edgekit.opening import open_session
 from edgekit.quantization import calibration
 from edgekit.quantization.metrics.chosen import metric_of
 from edgekit.quantization.metrics.metric import Metric
 from edgekit.quantization.schemes.scheme import Job
-from edgekit.session import open_session
 from edgekit.tensors import Array
 from edgekit.verify import answers, compare
 

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLabel, QSize
 
 from edgekit import registry
 from edgekit.demos.desktop.making import Wish, offered
-from edgekit.session import runtime
+from edgekit.opening import runtime
 
 FOLDER, ZIP = "A bundle's folder …", "A bundle's .zip …"
 PRECISIONS = ("auto", "int8", "fp32")

@@ -11,7 +11,8 @@ from edgekit.errors import ParityError
 from edgekit.exporters import shelf
 from edgekit.exporters.graphs import Graph
 from edgekit.manifest import Parity, Variant
-from edgekit.session import Model, runtime
+from edgekit.opening import runtime
+from edgekit.session import Model
 from edgekit.tensors import Array, TensorSpec
 from edgekit.verify import DIFFERING, Difference, answers, differ, worst
 

@@ -15,7 +15,8 @@ from edgekit.errors import EngineError, InputError, TensorError
 from edgekit.exporters.readers.reading import Asked
 from edgekit.exporters.sources import Source
 from edgekit.exporters.writing import half
-from edgekit.session import Model, Session, runtime
+from edgekit.opening import runtime
+from edgekit.session import Model, Session
 from edgekit.tensors import Array, TensorSpec
 from edgekit.verify import answers
 

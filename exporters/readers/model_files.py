@@ -22,9 +22,10 @@ from edgekit.exporters.readers.file_sources import ENGINES, FileSource, of_file,
 from edgekit.exporters.readers.reading import Asked, by_component, refuse_idle, require_normal, with_mean
 from edgekit.exporters.writing import FORMATS, ExportOptions, golden, joined, require_task, tool_versions
 from edgekit.manifest import Component, Manifest, Parity, Task, Variant
+from edgekit.opening import SUFFIXES, runtime
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.litert import LiteRtOptions
-from edgekit.session import SUFFIXES, Model, runtime
+from edgekit.session import Model
 from edgekit.tensors import Array
 from edgekit.verify import answers, differ, worst
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError
 from edgekit.images import UInt8
+from edgekit.opening import open_session
 from edgekit.quantization.metrics.metric import Metric
 from edgekit.schedulers import Schedule
-from edgekit.session import Session, open_session
+from edgekit.session import Session
 from edgekit.tensors import Array, axes
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgekit.bundle import Bundle
+from edgekit.opening import open_session
 from edgekit.quantization.calibration import float_precision, reference_engine
 from edgekit.quantization.metrics.metric import Metric
-from edgekit.session import open_session
 from edgekit.tensors import Array
 from edgekit.verify import answers
 

@@ -17,7 +17,7 @@ from edgekit.bundle import Bundle
 from edgekit.choice import readable
 from edgekit.errors import EdgekitError
 from edgekit.images import UInt8
-from edgekit.session import runtime as find_runtime
+from edgekit.opening import runtime as find_runtime
 from edgekit.tensors import Array
 
 AMPLIFIED = 8  # how many times a difference is enlarged to be seen

@@ -14,7 +14,8 @@ import numpy as np
 from edgekit.errors import EdgekitError
 from edgekit.isolation.arena import Arena, Place, end
 from edgekit.isolation.request import Answer, Command, Request
-from edgekit.session import Session, open_session
+from edgekit.opening import open_session
+from edgekit.session import Session
 from edgekit.tensors import Array
 
 

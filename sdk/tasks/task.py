@@ -17,7 +17,8 @@ from edgekit.guard import Check
 from edgekit.images import UInt8
 from edgekit.isolation import Isolation
 from edgekit.manifest import Variant
-from edgekit.session import Closing, Placement, Session, open_session
+from edgekit.opening import open_session
+from edgekit.session import Closing, Placement, Session
 from edgekit.tensors import Array
 from edgekit.verify import feeds, golden_sizes
 

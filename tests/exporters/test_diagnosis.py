@@ -25,7 +25,7 @@ from edgekit.exporters.proof.places import first_line, is_own
 from edgekit.exporters.proof.remedies import remedy
 from edgekit.exporters.readers import reading
 from edgekit.exporters.readers.reading import Normalized
-from edgekit.session import open_session
+from edgekit.opening import open_session
 
 HERE = re.escape(__file__)
 BOTH = ExportOptions(formats=["onnx", "openvino"])

@@ -21,7 +21,7 @@ from edgekit.exporters.formats.tflite import WORKER
 from edgekit.exporters.formats.worker import Worker
 from edgekit.exporters.sources import from_factory
 from edgekit.manifest import Manifest, Task, Variant
-from edgekit.session import open_session
+from edgekit.opening import open_session
 from edgekit.verify import compare, verify
 
 DYNAMIC = {"image": {2: "height", 3: "width"}}

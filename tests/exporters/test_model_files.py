@@ -19,7 +19,7 @@ from edgekit.exporters.readers.inspection import inspect
 from edgekit.exporters.readers.model_files import is_model_file, wrap
 from edgekit.exporters.readers.reading import Asked
 from edgekit.manifest import Task
-from edgekit.session import open_session
+from edgekit.opening import open_session
 from edgekit.verify import verify
 
 ZOO = Path(edgekit.Bundle.open("sr-x2").folder).parent

@@ -20,7 +20,8 @@ from edgekit.exporters.graphs import Exporter, Graph
 from edgekit.exporters.proof.parity import ENGINES
 from edgekit.exporters.quiet import quiet
 from edgekit.exporters.sources import Source, from_module
-from edgekit.session import Model, runtime
+from edgekit.opening import runtime
+from edgekit.session import Model
 from edgekit.tensors import Array
 from edgekit.verify import answers, compare
 

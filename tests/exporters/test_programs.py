@@ -23,7 +23,7 @@ from edgekit.exporters.readers import archives
 from edgekit.exporters.readers.archives import Kind, kind_of, require_plain
 from edgekit.exporters.readers.programs import ProgramReader, from_program, load
 from edgekit.exporters.readers.reading import Asked, read
-from edgekit.session import open_session
+from edgekit.opening import open_session
 from edgekit.verify import verify
 
 ONNX = ExportOptions(formats=["onnx"])

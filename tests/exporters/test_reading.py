@@ -14,7 +14,7 @@ import edgekit
 from edgekit.errors import InputError
 from edgekit.exporters import ExportOptions, from_module
 from edgekit.exporters.readers.reading import Asked, read
-from edgekit.session import open_session
+from edgekit.opening import open_session
 
 IMAGE = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
 CODE = np.ones((1, 4), np.float32)

@@ -17,7 +17,7 @@ import edgekit
 from edgekit.errors import InputError
 from edgekit.exporters import ExportOptions
 from edgekit.exporters.sources import Source, filled, from_factory, from_module
-from edgekit.session import open_session
+from edgekit.opening import open_session
 
 FREE = {"image": {2: "height", 3: "width"}}
 TOKENS = np.arange(6).reshape(2, 3)

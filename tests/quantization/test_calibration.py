@@ -42,7 +42,7 @@ def test_photos_go_through_the_task(folder: Path, name: str, shapes: dict[str, l
 def test_a_decoder_sees_the_codes_of_the_encoder(folder: Path) -> None:
     bundle = Bundle.open("digits-vae")
     found = calibration.from_path(bundle, folder)
-    from edgekit.session import open_session
+    from edgekit.opening import open_session
 
     with open_session(bundle, "onnxruntime", precision="fp32", component="encoder") as encoder:
         (name,) = (spec.name for spec in encoder.inputs)

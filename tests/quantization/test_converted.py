@@ -21,13 +21,13 @@ from edgekit.exporters.formats.openvino_ import from_onnx
 from edgekit.exporters.quiet import quiet
 from edgekit.exporters.writing import ExportOptions
 from edgekit.manifest import Variant
+from edgekit.opening import open_session
 from edgekit.quantization.schemes import onnx_file
 from edgekit.quantization.schemes.converted import ConvertedStatic
 from edgekit.quantization.schemes.onnx_file import OnnxFile
 from edgekit.quantization.schemes.openvino_file import OpenVinoFile
 from edgekit.quantization.schemes.scheme import Job
 from edgekit.quantization.schemes.tflite_file import TfliteFile
-from edgekit.session import open_session
 from edgekit.tensors import Array
 from edgekit.verify import compare
 

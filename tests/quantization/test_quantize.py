@@ -16,6 +16,7 @@ from edgekit.errors import ImageError, QuantizationError
 from edgekit.exporters import ExportOptions, export
 from edgekit.images import write_image
 from edgekit.manifest import Task
+from edgekit.opening import open_session
 from edgekit.quantization import Metric, Quantized, QuantizeOptions
 from edgekit.quantization import quantize as quantize_and_time
 from edgekit.quantization.calibration import from_photos
@@ -23,7 +24,6 @@ from edgekit.quantization.metrics.pictures import UpscalePsnr
 from edgekit.quantization.schemes.scheme import Layer
 from edgekit.quantization.search import Plan
 from edgekit.quantization.trial import Trials
-from edgekit.session import open_session
 from edgekit.tensors import TensorSpec
 from edgekit.verify import answers, compare
 from edgekit.zoo.super_resolution import SuperResolution, image_specs, net_source

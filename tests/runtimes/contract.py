@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import DeviceUnavailable, EngineError, InputError, NotInstalled, SessionClosed, TensorError
-from edgekit.session import SUFFIXES, Model, Session, open_session, runtime
+from edgekit.opening import SUFFIXES, open_session, runtime
+from edgekit.session import Model, Session
 from edgekit.tensors import TensorSpec, axes
 
 

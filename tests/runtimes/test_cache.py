@@ -12,9 +12,10 @@ import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.compiled import Shelf, nothing_kept
+from edgekit.opening import open_session
 from edgekit.runtimes.onnxruntime_ import OnnxRuntimeOptions
 from edgekit.runtimes.openvino_ import OpenVinoOptions
-from edgekit.session import Session, open_session
+from edgekit.session import Session
 
 ENGINES = [("openvino", OpenVinoOptions), ("onnxruntime", OnnxRuntimeOptions)]
 KEEP = OpenVinoOptions(cache=True)
@@ -96,7 +97,7 @@ def test_processes_that_load_at_once_answer_the_same(engine: str, options: Any, 
     """All begin with an empty cache, at the same moment as far as a machine allows."""
     program = (
         "import sys, edgekit, hashlib\n"
-        "from edgekit.session import runtime\n"
+        "from edgekit.opening import runtime\n"
         "bundle = edgekit.Bundle.open('digits-cnn')\n"
         f"options = runtime('{engine}').options(cache={str(tmp_path)!r})\n"
         f"session = edgekit.open_session(bundle, '{engine}', precision='fp32', threads=1, options=options)\n"

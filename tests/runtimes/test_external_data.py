@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.errors import BundleError, BundleNotFound, EdgekitError, EngineError, UnsafePath
+from edgekit.opening import open_session, runtime
 from edgekit.runtimes import external_data
 from edgekit.runtimes.external_data import locations, require_inside
-from edgekit.session import Model, open_session, runtime
+from edgekit.session import Model
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
 ENGINES = ("onnxruntime", "openvino")

@@ -16,8 +16,9 @@ import edgekit
 from edgekit.bundle import Bundle
 from edgekit.errors import EngineError, InputError, TensorError
 from edgekit.manifest import decode
+from edgekit.opening import open_session
 from edgekit.runtimes.litert import LiteRtOptions
-from edgekit.session import Session, open_session
+from edgekit.session import Session
 from edgekit.tensors import Quantization, TensorSpec
 
 FLOATS = np.array([[-3.0, -0.3, 0.4, 200.0]], np.float32)

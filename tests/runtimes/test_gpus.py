@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import edgekit
+from edgekit.opening import open_session
 from edgekit.runtimes.onnxruntime_ import OnnxRuntimeOptions
-from edgekit.session import Device, open_session
+from edgekit.session import Device
 
 ENGINES = ("onnxruntime", "torch", "openvino")
 TOLERANCE = 1e-4  # TF32 or bf16 would be off by 1e-3

@@ -11,9 +11,9 @@ import pytest
 from runtimes.foreign import Graph, Op, T, tflite
 
 from edgekit.errors import DeviceUnavailable, EngineError
+from edgekit.opening import open_session
 from edgekit.runtimes import litert_compiled, litert_delegates, vulkan
 from edgekit.runtimes.litert import LiteRtOptions, LiteRtRuntime
-from edgekit.session import open_session
 
 ARRAY = np.array([[1.0, -2.0, 3.0, 0.0]], np.float32)
 SELECTED = "Selected adapter: {}, arch=x, vendor=y, backend=Vulkan, adapterType={}\nInitializing WebGPU-based API from graph.\n"

@@ -14,9 +14,9 @@ import pytest
 
 import edgekit
 from edgekit.errors import DeviceUnavailable, InputError
+from edgekit.opening import open_session
 from edgekit.runtimes import onnx_devices, onnx_graph, providers
 from edgekit.runtimes.onnxruntime_ import OnnxRuntimeOptions
-from edgekit.session import open_session
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 LEFT = "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been explicitly disabled"

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import pytest
 
+from edgekit.opening import open_session
 from edgekit.runtimes.openvino_ import OpenVinoOptions, OpenVinoRuntime
 from edgekit.runtimes.openvino_graph import Product, precision
-from edgekit.session import open_session
 
 CONVOLUTION, MATRIX = "Convolution", "FullyConnected"
 

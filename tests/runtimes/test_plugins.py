@@ -18,7 +18,8 @@ from edgekit.bundle import Bundle
 from edgekit.cli import main
 from edgekit.doctor import findings
 from edgekit.errors import InputError, NotInstalled, PluginError
-from edgekit.session import Model, open_session, runtime
+from edgekit.opening import open_session, runtime
+from edgekit.session import Model
 
 EXAMPLE = Path(__file__).parent / "plugin"
 

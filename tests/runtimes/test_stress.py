@@ -12,7 +12,8 @@ import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.errors import SessionClosed
-from edgekit.session import Session, open_session
+from edgekit.opening import open_session
+from edgekit.session import Session
 from edgekit.verify import feeds
 
 THREADS, RUNS = 16, 12

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from edgekit.errors import DeviceUnavailable
+from edgekit.opening import open_session
 from edgekit.runtimes.torch_ import TorchRuntime, _exact
-from edgekit.session import open_session
 
 
 def test_convolutions_are_not_rounded_to_tf32_on_a_gpu() -> None:

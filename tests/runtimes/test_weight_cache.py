@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from runtimes.foreign import Graph, Op, T, options, tflite
 
+from edgekit.opening import open_session
 from edgekit.runtimes.litert import LiteRtOptions
-from edgekit.session import open_session
 
 ARRAY = np.random.default_rng(0).random((1, 64), np.float32)
 

@@ -13,8 +13,9 @@ from sdk.doubles import write_double
 import edgekit
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleNotFound, DeviceUnavailable, EdgekitError, InputError, TensorError
+from edgekit.opening import open_session
 from edgekit.runtimes.reference import ReferenceRuntime, ReferenceSession
-from edgekit.session import Session, open_session
+from edgekit.session import Session
 
 X = np.random.default_rng(0).random((1, 3, 4, 5), np.float32)
 
@@ -145,7 +146,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
             raise AssertionError("an engine was reached")
 
         monkeypatch.setattr(ReferenceRuntime, "open", reached)
-        monkeypatch.setattr("edgekit.session._opened", reached)
+        monkeypatch.setattr("edgekit.opening._opened", reached)
 
 
 @pytest.mark.parametrize("source", [None, 3, b"sr-x2", ["sr-x2"], X])

@@ -15,8 +15,9 @@ from edgekit.buckets import BucketSession
 from edgekit.bundle import Bundle, file_entry, staged, write
 from edgekit.errors import DeviceUnavailable, SessionClosed, TensorError
 from edgekit.manifest import Component, Manifest, Variant
+from edgekit.opening import open_session
 from edgekit.runtimes.reference import Function
-from edgekit.session import Session, open_session
+from edgekit.session import Session
 
 SIZES = [{"height": 4, "width": 6}, {"height": 8, "width": 6}]
 ROWS = "height 4 × width 6; height 8 × width 6"

@@ -17,10 +17,11 @@ from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
 from edgekit.errors import DeviceUnavailable, InputError
 from edgekit.manifest import Manifest, Speed
+from edgekit.opening import open_session
 from edgekit.runtimes.onnxruntime_ import OnnxRuntime
 from edgekit.runtimes.openvino_ import OpenVinoRuntime
 from edgekit.selection import Row
-from edgekit.session import Device, open_session
+from edgekit.session import Device
 
 
 @pytest.fixture

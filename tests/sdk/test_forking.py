@@ -14,7 +14,7 @@ from sdk.doubles import write_double
 
 import edgekit
 from edgekit.errors import InputError
-from edgekit.session import open_session
+from edgekit.opening import open_session
 
 ENGINES = ("onnxruntime", "openvino", "litert", "torch")
 FORK = """

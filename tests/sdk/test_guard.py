@@ -16,11 +16,12 @@ import edgekit
 from edgekit import guard
 from edgekit.bundle import Bundle, shipped
 from edgekit.errors import EngineError, InputError, WrongAnswer
+from edgekit.opening import open_session
 from edgekit.runtimes.litert import LiteRtSession
 from edgekit.runtimes.onnxruntime_ import OnnxSession
 from edgekit.runtimes.openvino_ import OpenVinoSession
 from edgekit.runtimes.reference import ReferenceSession
-from edgekit.session import Session, open_session
+from edgekit.session import Session
 
 ENGINES = {
     "onnxruntime": OnnxSession,

@@ -26,10 +26,11 @@ from edgekit.errors import (
     TensorError,
 )
 from edgekit.exporters.formats.openvino_ import from_onnx
+from edgekit.opening import open_session
 from edgekit.runtimes.litert import LiteRtOptions
 from edgekit.runtimes.openvino_ import OpenVinoOptions
 from edgekit.runtimes.reference import Function
-from edgekit.session import Session, open_session
+from edgekit.session import Session
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino", "litert": "litert"}

@@ -10,7 +10,7 @@ from msgspec import Meta
 from edgekit import registry
 from edgekit.demos.live.effects import EFFECTS, Wish, choices
 from edgekit.errors import InputError
-from edgekit.session import runtime
+from edgekit.opening import runtime
 
 MOST_TEXT = 4096  # bytes of a message
 PRECISIONS = ("auto", "fp32", "int8")

@@ -13,7 +13,7 @@ import pytest
 import edgekit
 from edgekit import registry
 from edgekit.images import read_image, write_image
-from edgekit.session import runtime
+from edgekit.opening import runtime
 
 pytest.importorskip("PyInstaller", reason="freezing needs PyInstaller: pip install pyinstaller")
 pytestmark = pytest.mark.slow

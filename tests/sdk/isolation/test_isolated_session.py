@@ -33,9 +33,10 @@ from edgekit.errors import (
     TensorError,
 )
 from edgekit.isolation import Isolation
+from edgekit.opening import open_session
 from edgekit.runtimes.onnxruntime_ import OnnxRuntimeOptions
 from edgekit.runtimes.openvino_ import OpenVinoOptions
-from edgekit.session import Model, Session, open_session
+from edgekit.session import Model, Session
 
 pytestmark = pytest.mark.timeout(120)  # what hangs is shown where it hangs
 IMAGE = np.random.default_rng(0).random((1, 3, 4, 5), np.float32)
