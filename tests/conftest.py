@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +15,12 @@ DATA = Path(os.environ.get("EDGEKIT_DATA", ROOT.parent / "shared" / "data"))
 
 
 def pytest_configure() -> None:
-    """With the root on sys.path, `runtimes.x` and `edgekit.runtimes.x` would be two modules: run plain `pytest`."""
+    """With the root on sys.path, `runtimes.x` and `edgekit.runtimes.x` would be two modules: run plain `pytest`.
+
+    What is started in the background of a shell ignores Ctrl-C, and so would the programs that tests interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if any(Path(place or ".").resolve() == ROOT for place in sys.path):
         raise pytest.UsageError("the project's root is on sys.path: run `pytest`, not `python -m pytest`")
 
