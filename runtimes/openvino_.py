@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
 from edgekit.tensors import Array
 
 GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+_CORES: dict[int, Any] = {}  # by process, where they are kept: a forked child makes its own
 CORES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficiency": "ECORE_ONLY"}
 # Devices that OpenVINO knows, as they are listed where it does not find them: title, precisions, what is missing
 ABSENT = {
@@ -83,7 +85,7 @@ class OpenVinoRuntime(Runtime):
         return str(_engine().__version__).split("-")[0]
 
     def devices(self) -> list[Device]:
-        core = _engine().Core()
+        core = _core()
         rows = []
         for name in core.available_devices:
             kind, _, index = name.lower().partition(".")
@@ -95,8 +97,7 @@ class OpenVinoRuntime(Runtime):
         return rows + [row for kind, row in ABSENT.items() if kind not in there]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
-        engine = _engine()
-        core = engine.Core()
+        core = _core()
         target = device.upper().replace(":", ".")
         if not any(name in (target, f"{target}.0") for name in core.available_devices):
             raise DeviceUnavailable(
@@ -244,6 +245,19 @@ def fix_sizes(network: Any, model: Model) -> None:
         raise DeviceUnavailable(f"an NPU needs fixed sizes: open '{model.path.name}' with sizes={{{named}}}")
     if network.is_dynamic():
         network.reshape({port: list(spec.shape) for port, spec in zip(network.inputs, specs, strict=True)})
+
+
+def _core() -> Any:
+    """OpenVINO's Core: one for the whole process where that has to be.
+
+    On processors with AMX, OpenVINO 2026.4 gives the thread that makes a Core a stack for its signal handlers, and frees it with the
+    Core, in whatever thread that goes: Ctrl-C then ends the process by SIGSEGV. What is never freed cannot do so.
+    """
+    if not openvino_unsigned.needed():
+        return _engine().Core()
+    if os.getpid() not in _CORES:
+        _CORES[os.getpid()] = _engine().Core()
+    return _CORES[os.getpid()]
 
 
 def _engine() -> Any:

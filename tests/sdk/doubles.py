@@ -25,7 +25,7 @@ DOUBLING = Function((INPUT,), (OUTPUT,), repeat=2)
 def write_double(folder: Path, function: Function = DOUBLING, task: str | None = "upscale") -> Bundle:
     """Write a bundle whose only file enlarges an image by repetition; its golden values are right."""
     image = np.random.default_rng(0).random((1, 3, 5, 6), np.float32)
-    truth = image.repeat(2, axis=2).repeat(2, axis=3)
+    truth = image.repeat(function.repeat, axis=2).repeat(function.repeat, axis=3)
     with staged(folder) as stage:
         (stage / MODEL).write_bytes(msgspec.json.encode(function))
         (stage / "golden").mkdir()

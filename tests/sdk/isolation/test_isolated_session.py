@@ -142,7 +142,7 @@ def test_a_task_runs_isolated(name: str) -> None:
 
 
 def test_options_of_paths_and_several_values_go_along(tmp_path: Path) -> None:
-    options = OpenVinoOptions(**({"cache": tmp_path} if "cache" in OpenVinoOptions.__dataclass_fields__ else {}))
+    options = OpenVinoOptions(cache=str(tmp_path), streams=2)
     with open_session("digits-cnn", "openvino", options=options, isolate=True) as session:
         assert session.placement().runtime == "openvino"
 
