@@ -253,10 +253,11 @@ def _core() -> Any:
     On processors with AMX, OpenVINO 2026.4 gives the thread that makes a Core a stack for its signal handlers, and frees it with the
     Core, in whatever thread that goes: Ctrl-C then ends the process by SIGSEGV. What is never freed cannot do so.
     """
+    engine = _engine()
     if not openvino_unsigned.needed():
-        return _engine().Core()
+        return engine.Core()
     if os.getpid() not in _CORES:
-        _CORES[os.getpid()] = _engine().Core()
+        _CORES[os.getpid()] = engine.Core()
     return _CORES[os.getpid()]
 
 
