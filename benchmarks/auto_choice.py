@@ -29,8 +29,7 @@ WIDTH = 104  # columns that the table needs
 class Verdict:
     """What auto takes of one bundle, and the fastest fp32 of any engine, medians in milliseconds.
 
-    They are of the network alone, which is what an engine and a precision change; of the whole task where it has
-    several. `noise` is what the ratio of the rounds is uncertain by; `why` is auto's own reason, `error` an engine's.
+    They are of the whole task, where there is one: engines may cut an image into other tiles. `noise` is what the ratio of the rounds is uncertain by; `why` is auto's own reason, `error` an engine's.
     """
 
     bundle: str
@@ -54,7 +53,7 @@ def judge(bundle: Bundle, options: MeasureOptions) -> Verdict:
     rows = measure(bundle, precisions=tuple({"fp32", precision}), options=options).rows
     auto = next(r for r in rows if (r.case.runtime, r.case.precision) == (taken.runtime, precision))
     floats = [r for r in rows if r.case.precision == "fp32" and r.model_ms and not r.error]
-    rounds = {id(r): r.round_ms if len(bundle.manifest.components) == 1 else r.task_round_ms for r in (auto, *floats)}
+    rounds = {id(r): r.task_round_ms or r.round_ms for r in (auto, *floats)}  # engines may cut an image otherwise
     best = min(floats, key=lambda r: float(np.median(rounds[id(r)])))
     ours, theirs = rounds[id(auto)], rounds[id(best)]
     return Verdict(
