@@ -44,7 +44,7 @@ def published(folder: Path) -> str:
     source = Source(net, use.inputs, use.outputs, use.probes, "transformer_net", {})
     options = ExportOptions(formats=("onnx", "tflite"), buckets=(SIZE,), task=use.task)
     bundle = edgekit.export(source, folder / "fast-neural-style", options=options)
-    rounded = QuantizeOptions(formats=("onnx", "tflite"), keep_slower=True, time_it=False)
+    rounded = QuantizeOptions(formats=("onnx", "tflite"), correct=(), keep_slower=True, time_it=False)
     return str(edgekit.quantize(bundle, "zoo", options=rounded).bundle.folder)
 
 
