@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edgekit import forking
 from edgekit.compiled import Shelf
 from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
 from edgekit.flight import Flight
@@ -62,7 +63,7 @@ class OpenVinoOptions:
     streams: int | None = None
     pin: bool | None = None
     cores: Literal["any", "performance", "efficiency"] = "any"
-    cache: bool | str = False
+    cache: bool | str = True
 
     def __post_init__(self) -> None:
         require_cache(self.cache)
@@ -97,6 +98,7 @@ class OpenVinoRuntime(Runtime):
         return rows + [row for kind, row in ABSENT.items() if kind not in there]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
+        forking.used("openvino")
         core = _core()
         target = device.upper().replace(":", ".")
         if not any(name in (target, f"{target}.0") for name in core.available_devices):
@@ -202,6 +204,8 @@ def _compiled(
     core: Any, model: Model, target: str, settings: dict[str, str], shelf: Shelf | None
 ) -> tuple[Any, openvino_borders.Specs]:
     """The network compiled, or as an earlier load kept it, and what it takes and gives."""
+    if shelf and not openvino_cache.fits(model):
+        shelf = None
     key = openvino_cache.name_of(core, str(_engine().__version__), model, target, settings) if shelf else ""
     found = openvino_cache.kept(core, shelf, key, target, settings) if shelf else None
     if found is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgekit import machine
-from edgekit.compiled import Shelf, key_of
+from edgekit.compiled import LARGEST, Shelf, key_of
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.openvino_borders import Specs
 from edgekit.session import Model
@@ -20,13 +19,12 @@ from edgekit.tensors import TensorSpec
 
 FORM = 2  # of what is compiled: another number where a network is changed otherwise before that
 SIZE = 4  # bytes that say how long the specs are, before them and the network
-PROCESS = os.getpid()  # a forked child must compile: reading a network there hangs one time in six
 _decoder = msgspec.json.Decoder(tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]])
 
 
 def kept(core: Any, shelf: Shelf, key: str, target: str, settings: Mapping[str, str]) -> tuple[Any, Specs] | None:
     """The compiled network of this key and its Specs; None where none is kept, or OpenVINO does not take it."""
-    data = shelf.read(key) if os.getpid() == PROCESS else None
+    data = shelf.read(key)
     if data is None:
         return None
     try:
@@ -36,6 +34,11 @@ def kept(core: Any, shelf: Shelf, key: str, target: str, settings: Mapping[str, 
     except Exception:  # of another version that calls itself the same, or from C++
         shelf.drop(key)
         return None
+
+
+def fits(model: Model) -> bool:
+    """Whether a network of these files is small enough to be kept."""
+    return sum(path.stat().st_size for path in _files(model.path, model.files)) <= LARGEST
 
 
 def keep(shelf: Shelf, key: str, compiled: Any, specs: Specs) -> None:

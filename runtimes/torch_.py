@@ -49,11 +49,6 @@ class TorchRuntime(Runtime):
         _engine()
         if model.family is None:
             raise EngineError(f"torch cannot open '{model.path.name}': a lone weights file does not say its network")
-        if forking.forked("torch"):
-            raise DeviceUnavailable(
-                "torch's threads do not come along with a fork, and this process is one, of a process that had sessions "
-                "of torch: start it with multiprocessing's 'spawn', or open torch in the children alone"
-            )
         module = load_module(model.family, dict(model.settings), model.path)
         return TorchSession(module, model.inputs, model.outputs, device, threads, options)
 

@@ -8,6 +8,8 @@ import weakref
 from functools import cache
 from typing import Any
 
+_USED: dict[str, int] = {}  # by engine: the process that used it first
+
 
 def keep_unfreed(thing: Any) -> None:
     """Let forked children of this process keep `thing` for ever.
@@ -19,18 +21,17 @@ def keep_unfreed(thing: Any) -> None:
 
 
 def used(engine: str) -> None:
-    """Note that this process uses an engine whose threads, once started, are missing in forks for good."""
-    _used().setdefault(engine, os.getpid())
+    """Note that this process uses an engine that cannot work in forks of it: they lack its threads, and it waits for them.
+
+    (PyTorch 2.13, whose OpenMP hangs; OpenVINO 2026.4, where compiling a network on two threads hung in half of the tries.)
+    """
+    _USED.setdefault(engine, os.getpid())
 
 
-def forked(engine: str) -> bool:
-    """Whether this is a fork of a process that used the engine."""
-    return _used().get(engine, os.getpid()) != os.getpid()
-
-
-@cache
-def _used() -> dict[str, int]:
-    return {}
+def stranded(engine: str) -> bool:
+    """Whether this is a fork of a process that used the engine; with "auto", any such engine."""
+    users = _USED.values() if engine == "auto" else [_USED[engine]] if engine in _USED else []
+    return any(user != os.getpid() for user in users)
 
 
 @cache

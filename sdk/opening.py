@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import asking, buckets, choice, floating, guard, registry
+from edgekit import asking, buckets, choice, floating, forking, guard, registry
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleNotFound, DeviceUnavailable, InputError, NotInstalled
 from edgekit.manifest import Component, Variant
@@ -15,6 +15,7 @@ from edgekit.session import Device, Model, Runtime, Session
 if TYPE_CHECKING:
     from edgekit.isolation import Isolation
 
+STRANDED = "in a process of its own, as the engine's threads do not come along with a fork"
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
 
 
@@ -62,7 +63,8 @@ def open_session(
         floats: quantized and half-precision inputs and outputs are float32 to the caller, converted here.
         options: the engine's own options dataclass, such as OpenVinoOptions.
         isolate: True runs the engine in a process of its own: a crash of it raises RuntimeCrashed, and the next call
-            starts it again. `edgekit.isolation.Isolation(timeout_s=…)` ends one that hangs, too.
+            starts it again. `edgekit.isolation.Isolation(timeout_s=…)` ends one that hangs, too. A fork of a process that
+            used OpenVINO or PyTorch, which hang there, is given such a session unasked.
         check: "auto" runs the bundle's golden inputs when an engine first opens a file on this machine, and refuses one
             that computes something else; where "auto" chose it, the next is taken. True checks at every opening,
             False never.
@@ -74,12 +76,17 @@ def open_session(
     asking.require_engine(runtime, device, precision, threads)
     asking.require_sizes(sizes)
     asking.require_switches(floats=floats, isolate=isolate, check=check)
-    if isolate:
+    stranded = not isolate and forking.stranded(runtime)
+    if isolate or stranded:
         from edgekit.isolation.request import Request, named
         from edgekit.isolation.session import IsolatedSession
 
         asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats, check)
-        return IsolatedSession(Request(str(getattr(source, "folder", source)), *asked, named(options)), isolate)
+        request = Request(str(getattr(source, "folder", source)), *asked, named(options))
+        apart = IsolatedSession(request, isolate or True)
+        if stranded:
+            apart.why = f"{apart.why}; {STRANDED}" if apart.why else STRANDED
+        return apart
     if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
         if check is True:
             raise InputError(f"got check=True for '{source}': a lone file has no golden values to check it by")
