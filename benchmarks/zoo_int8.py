@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from edgekit import machine
+from edgekit.zoo import text
 
 SAMPLES = 100  # pictures of each class of a test set
 SECONDS, SIZE, GAIN = 300, 0.35, 2.0  # the bars: of a bundle; of files over 200 kB in fp32; OpenVINO's, where asked
@@ -29,8 +30,8 @@ FORMATS = ("onnx", "openvino", "tflite")
 class Bar:
     """How a bundle is quantized, what it may lose, and whether OpenVINO must be twice as fast in int8.
 
-    `calibration` and `validation` are files of the data folder; "random" is what the task draws itself, and
-    "NAME/test" a test set, of pictures SAMPLES a class. A bundle without a metric here, whose loss only its recipe
+    `calibration` and `validation` are files of the data folder; "random" is what the task draws itself, "NAME/train" and
+    "NAME/test" a part of one, of pictures SAMPLES a class. A bundle without a metric here, whose loss only its recipe
     measures, is not held against `max_drop`.
     """
 
@@ -58,7 +59,7 @@ BARS = {
         name: Bar("tinyshakespeare.txt", "tinyshakespeare.txt/test", "nats", 0.02)
         for name in ("shakespeare-gpt", "shakespeare-gru", "shakespeare-cnn")
     },
-    "folk-gru": Bar("nottingham.abc", "nottingham.abc/test", "nats", 0.02),
+    "folk-gru": Bar("nottingham.abc/train", "nottingham.abc/test", "nats", 0.02),
 }
 
 
@@ -82,8 +83,11 @@ def main(data: Path, out: Path, names: tuple[str, ...]) -> None:
 def quantized(name: str, bar: Bar, data: Path, scratch: Path) -> dict[str, Any]:
     """One bundle, quantized for three formats by `edgekit quantize`, and what it came to."""
     command = [sys.executable, "-m", "edgekit.cli", "quantize", name, "--json", "--keep-slower"]
-    command += ["--calibration", bar.calibration if bar.calibration == "random" else str(data / bar.calibration)]
-    command += ["--validation", str(_validation(bar.validation, data, scratch))] if bar.validation else []
+    command += [
+        "--calibration",
+        "random" if bar.calibration == "random" else str(_part(bar.calibration, data, scratch)),
+    ]
+    command += ["--validation", str(_part(bar.validation, data, scratch))] if bar.validation else []
     command += ["--metric", bar.metric, "--max-drop", str(bar.max_drop)] if bar.metric else []
     command += ["-o", str(scratch / name)]
     for format in FORMATS:
@@ -158,20 +162,19 @@ def _bytes(variant: dict[str, Any]) -> int:
     return sum(int(f["bytes"]) for f in variant["files"])
 
 
-def _validation(named: str, data: Path, scratch: Path) -> Path:
-    """A file of the data folder; its test set alone where that is asked for."""
+def _part(named: str, data: Path, scratch: Path) -> Path:
+    """A file of the data folder; its training or test part alone where that is asked for, tunes as they are trained on."""
     source, _, part = named.partition("/")
     if not part:
         return data / source
-    place = scratch / f"test-{source}"
+    place = scratch / f"{part}-{source}"
     if not place.exists():
-        (_test_text if place.suffix in (".txt", ".abc") else _test_pictures)(data / source, place)
+        if place.suffix == ".zip":
+            _test_pictures(data / source, place)
+        else:
+            train, test = text.read_split(data, source)
+            place.write_text({"train": train, "test": test}[part], encoding="utf-8")
     return place
-
-
-def _test_text(source: Path, place: Path) -> None:
-    text = source.read_text(encoding="utf-8")
-    place.write_text(text[int(0.9 * len(text)) :], encoding="utf-8")
 
 
 def _test_pictures(source: Path, place: Path) -> None:

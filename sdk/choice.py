@@ -16,12 +16,14 @@ from edgekit.machine import architecture, int8_overflows, processor
 from edgekit.manifest import Component, Speed, Variant
 from edgekit.selection import select
 
-# Without a profile, best first. x86-64: OpenVINO was fastest in every family measured, int8 before float.
+# Without a profile, best first. x86-64: OpenVINO was fastest on all larger networks measured, int8 before float.
 # Arm, by executed instructions on emulated boards (docs/raspberry-pi.md): LiteRT's int8 takes the fewest, a third of
 # fp32's with dot products (Pi 5) and nine tenths without (Pi 4). OpenVINO has no int8 kernels for convolutions there.
 # x86-64 without VNNI: OpenVINO's int8 kernels let sums of two products overflow 16 bits, so that its int8 files are run
 # in float; ONNX Runtime has an exact mode, and LiteRT is exact.
+# x86-64, small networks: a run is over in a fraction of a millisecond, of which LiteRT wants the least for itself.
 WITHOUT_VNNI = "x86_64 without VNNI"
+SMALL, SMALL_MS = "x86_64, small networks", 1.0
 DEFAULT_ORDER = {
     "x86_64": (
         ("openvino", "int8"),
@@ -30,6 +32,14 @@ DEFAULT_ORDER = {
         ("openvino", "fp32"),
         ("onnxruntime", "fp32"),
         ("litert", "fp32"),
+    ),
+    SMALL: (
+        ("litert", "int8"),
+        ("openvino", "int8"),
+        ("onnxruntime", "int8"),
+        ("litert", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("openvino", "fp32"),
     ),
     "aarch64": (
         ("litert", "int8"),
@@ -172,12 +182,12 @@ def _by_order(
     passed = [why for pair, why in slow.items() if _before(fitting, pair, (name, variant.precision))]
     after = f", passing over {'; '.join(passed)}" if passed else ""
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
-    return replace(asked, runtime=name, variant=variant, why=f"{first} on {_kind()}{after}: {remedy}")
+    return replace(asked, runtime=name, variant=variant, why=f"{first} on {_kind(bundle)}{after}: {remedy}")
 
 
 def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> list[tuple[str, Variant]]:
     """(runtime, variant) pairs of the bundle that the request allows, in the documented order."""
-    order: Sequence[tuple[str, str]] = DEFAULT_ORDER.get(_kind(), DEFAULT_ORDER["x86_64"])
+    order: Sequence[tuple[str, str]] = DEFAULT_ORDER.get(_kind(bundle), DEFAULT_ORDER["x86_64"])
     if runtime != "auto":
         known = [p for engine, p in order if engine == runtime]
         order = [(runtime, p) for p in known or OTHER_PRECISIONS]
@@ -244,9 +254,16 @@ def readable(engine: str, precision: str, variants: Sequence[Variant]) -> list[V
     return []
 
 
-def _kind() -> str:
-    """The kind of this processor, as DEFAULT_ORDER has them."""
-    return WITHOUT_VNNI if int8_overflows() else architecture()
+def _kind(bundle: Bundle) -> str:
+    """The kind of this processor, and of the bundle's networks by what the manifest says of their speed there."""
+    if int8_overflows():
+        return WITHOUT_VNNI
+    if (here := architecture()) != "x86_64":
+        return here
+    known = [
+        whole(bundle.manifest.components, engine, "int8") for engine, kind in DEFAULT_ORDER[here] if kind == "int8"
+    ]
+    return SMALL if any(speed and speed.fp32_ms < SMALL_MS for speed in known) else here
 
 
 def _slower(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
@@ -262,7 +279,7 @@ def _slower(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[
         than = min(floats, key=lambda name: floats[name], default="")
         if than and speed.ms > floats[than] * (1 + speed.noise):
             yield pair, f"{' '.join(pair)} ({speed.ms:.3g} ms on {speed.processor}, {than} fp32 {floats[than]:.3g})"
-        elif speed.slower:
+        elif not than and speed.slower:
             yield pair, f"{' '.join(pair)} ({speed.ms:.3g} ms on {speed.processor}, fp32 {speed.fp32_ms:.3g})"
 
 

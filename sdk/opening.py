@@ -83,10 +83,7 @@ def open_session(
 
         asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats, check)
         request = Request(str(getattr(source, "folder", source)), *asked, named(options))
-        apart = IsolatedSession(request, isolate or True)
-        if stranded:
-            apart.why = f"{apart.why}; {STRANDED}" if apart.why else STRANDED
-        return apart
+        return IsolatedSession(request, isolate or True, STRANDED if stranded else "")
     if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
         if check is True:
             raise InputError(f"got check=True for '{source}': a lone file has no golden values to check it by")

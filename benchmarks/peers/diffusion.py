@@ -34,6 +34,7 @@ def peers(kind: str, threads: int) -> list[tuple[str, Peer]]:
         peer("diffusers, eager", "bf16", "Diffusers", ""),
         peer("edgekit, openvino", "fp32", "Edgekit", "edgekit", runtime="openvino"),
         peer("edgekit, onnxruntime", "fp32", "Edgekit", "edgekit", runtime="onnxruntime"),
+        peer("edgekit, openvino", "bf16", "Edgekit", "edgekit", runtime="openvino"),
         peer("edgekit, openvino", "int8", "Edgekit", "edgekit", runtime="openvino"),
         peer("edgekit, onnxruntime", "int8", "Edgekit", "edgekit", runtime="onnxruntime"),
     ]

@@ -34,8 +34,11 @@ class Edgekit(Drawing):
 
     def __init__(self, folder: str, precision: str, threads: int, prompted: bool, runtime: str = "auto") -> None:
         import edgekit
+        from edgekit.runtimes.openvino_ import OpenVinoOptions
 
-        self.task: Any = edgekit.load(folder, runtime, precision=precision, threads=threads)
+        options = OpenVinoOptions(inference_precision="bf16") if precision == "bf16" else None
+        stored = "fp32" if options else precision
+        self.task: Any = edgekit.load(folder, runtime, precision=stored, threads=threads, options=options)
         self.prompted = prompted
 
     def draw(self, prompt: str, steps: int, guidance: float) -> Any:

@@ -13,11 +13,10 @@ from typing import Any
 
 import click
 
-from edgekit.benchmarks.peers.turns import save
+from edgekit.benchmarks.peers.turns import SERVED, save
 from edgekit.errors import EngineError
 from edgekit.isolation.process import Process
 
-SERVED = Path(__file__).with_name("served.py")
 TIMEOUT_S = 300.0
 ENVIRONMENTS = {  # what pip installs, and with a "-" what it removes again
     "optimum": (

@@ -1,7 +1,7 @@
 """Serves one peer from any environment: opened once, then run when told, answered in JSON lines on stdout.
 
 Run by its path, `python served.py FILE CLASS`, as a peer's environment has no edgekit. It imports nothing but the
-standard library; the class of that file takes the settings of "open", and its `run` those of "run".
+standard library; the class of that file takes the settings of "open", any other command is a method of it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ def main(path: str, name: str) -> None:
             if do == "open":
                 began = time.perf_counter()
                 peer = runpy.run_path(path)[name](**command)
-                _answer(answers, {"load_s": time.perf_counter() - began, "versions": versions(peer.packages)})
-            elif do == "run":
+                told = {"load_s": time.perf_counter() - began, "versions": versions(peer.packages)}
+                _answer(answers, {**told, **getattr(peer, "opened", {})})
+            else:
                 began = time.process_time()
-                answer = peer.run(**command)
+                answer = getattr(peer, do)(**command)
                 _answer(answers, {**answer, "processor_s": time.process_time() - began})
         except Exception as error:  # whatever a peer raises is a row of the report
-            _answer(answers, {"error": f"{type(error).__name__}: {str(error).strip()[:300]}"})
+            _answer(answers, {"error": f"{type(error).__name__}: {last_line(error)}"})
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
@@ -43,6 +44,11 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def last_line(error: Exception) -> str:
+    """What an error says in the end, where engines name the cause."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [""])[-1][:300]
 
 
 def _answer(answers: TextIO, content: dict[str, Any]) -> None:

@@ -22,10 +22,13 @@ class Edgekit:
 
     packages: tuple[str, ...] = ("edgekit", "openvino", "onnxruntime", "ai-edge-litert")
 
-    def __init__(self, folder: str, precision: str, threads: int, runtime: str = "auto") -> None:
+    def __init__(self, folder: str, precision: str, threads: int, runtime: str = "auto", bf16: bool = False) -> None:
         import edgekit
+        from edgekit.runtimes.openvino_ import OpenVinoOptions
 
-        self.write: Any = edgekit.load(folder, runtime, precision=precision, threads=threads)
+        options = OpenVinoOptions(inference_precision="bf16") if bf16 else None
+        stored = "fp32" if precision == "bf16" else precision.partition(",")[0]
+        self.write: Any = edgekit.load(folder, runtime, precision=stored, threads=threads, options=options)
 
     def run(self, text: str, tokens: list[int], count: int) -> dict[str, Any]:
         pieces, stamps, began = [], [], time.perf_counter()

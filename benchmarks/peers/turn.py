@@ -1,15 +1,12 @@
-"""One way in a process of its own: opened, asked for answers, timed when told; JSON lines in and out.
+"""One way to do a thing, as `served.py` opens it: asked for answers, timed when told.
 
-A plain script, so that a Python without edgekit can run it: it imports NumPy, and the way's own file.
+A Python without edgekit can run it: it imports NumPy, and the way's own file.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,49 +16,31 @@ from typing import Any
 import numpy as np
 
 
-def main() -> None:
-    """Answer commands from stdin on the original stdout; what others print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    turn: Turn | None = None
-    for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            if command["do"] == "open":
-                turn = Turn(command)
-                answer: dict[str, Any] = dict(turn.opened)
-            else:
-                assert turn is not None
-                answer = turn.answers(command) if command["do"] == "answer" else turn.round(command["seconds"])
-        except Exception as error:  # a way that fails is a row of the report
-            answer = {"error": f"{type(error).__name__}: {last_line(error)}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 class Turn:
-    """A way, opened, and the sample that it is timed on."""
+    """A way, opened, and the sample that it is timed on. `place` and `settings` are those of `turns.Way`."""
 
-    def __init__(self, command: dict[str, Any]) -> None:
-        self.sample = np.load(command["sample"])
+    packages: tuple[str, ...] = ()
+
+    def __init__(self, place: str, settings: dict[str, Any], sample: str, started_at: float) -> None:
+        self.sample = np.load(sample)
         began = time.perf_counter()
-        self.call: Callable[[Any], Any] = found(command["place"])(**command["settings"])
+        self.call: Callable[[Any], Any] = found(place)(**settings)
         opened = time.perf_counter()
         self.call(self.sample)
         first = time.perf_counter()
         self.opened = {
             "open_ms": (opened - began) * 1e3,
             "first_ms": (first - opened) * 1e3,
-            "start_ms": (time.time() - command["started_at"]) * 1e3,
+            "start_ms": (time.time() - started_at) * 1e3,
             "start_processor_ms": time.process_time() * 1e3,
             "start_peak_mb": peak_mb(),
         }
         self.call(self.sample)
 
-    def answers(self, command: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, inputs: str, to: str) -> dict[str, Any]:
         """The way's answers to arrays in a file, into another."""
-        with np.load(command["inputs"]) as inputs:
-            np.savez(command["to"], **{name: self.call(inputs[name]) for name in inputs.files})
+        with np.load(inputs) as arrays:
+            np.savez(to, **{name: self.call(arrays[name]) for name in arrays.files})
         return {}
 
     def round(self, seconds: float) -> dict[str, Any]:
@@ -90,16 +69,7 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
-def last_line(error: Exception) -> str:
-    """What an error says in the end, where engines name the cause."""
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [""])[-1][:300]
-
-
 def peak_mb() -> float:
     """The largest resident memory this process has had, in MiB (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
-if __name__ == "__main__":
-    main()

@@ -25,7 +25,7 @@ from edgekit.errors import EngineError
 from edgekit.isolation.process import Process
 from edgekit.tensors import Array
 
-SCRIPT = Path(__file__).with_name("turn.py")
+SERVED, TURN = (Path(__file__).with_name(name) for name in ("served.py", "turn.py"))
 TIMEOUT_S = 600.0
 
 
@@ -148,10 +148,11 @@ def _opened(way: Way, row: Taken, sample: Array, scratch: Path) -> Process:
     """The way's process, opened or failed, as the row then says."""
     np.save(scratch / "sample.npy", sample)
     command = {"do": "open", "place": way.place, "settings": dict(way.settings), "started_at": time.time()}
-    process = Process((way.python, str(SCRIPT)), title="the measured process")
+    process = Process((way.python, str(SERVED), str(TURN), "Turn"), title="the measured process")
     with _noted(row):
-        for name, value in _told(process, {**command, "sample": str(scratch / "sample.npy")}).items():
-            setattr(row, name, value)
+        opened = _told(process, {**command, "sample": str(scratch / "sample.npy")})
+        for name in ("open_ms", "first_ms", "start_ms", "start_processor_ms", "start_peak_mb"):
+            setattr(row, name, opened[name])
     return process
 
 

@@ -26,9 +26,10 @@ class IsolatedSession(Session):
     Arrays travel through shared memory, copied once each way; their places, and all else, as JSON over a pipe.
     """
 
-    def __init__(self, request: Request, isolate: bool | Isolation) -> None:
-        """Starts the worker and opens the session there, so that errors come here."""
+    def __init__(self, request: Request, isolate: bool | Isolation, because: str = "") -> None:
+        """Starts the worker and opens the session there, so that errors come here. `because` is told by `placement`."""
         super().__init__()
+        self._because = because
         self._request = request
         self._isolation = isolate if isinstance(isolate, Isolation) else Isolation()
         self._arena = Arena()
@@ -50,7 +51,7 @@ class IsolatedSession(Session):
             self._refuse_closed()
             answer = self._asked(msgspec.json.encode(Command()) + b"\n")
         placement = msgspec.convert(_sound(answer).placement, Placement)
-        return replace(placement, why=self.why)
+        return replace(placement, why="; ".join(filter(None, (self.why, self._because))))
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
         shapes = [(array.dtype.str, array.shape) for array in arrays]

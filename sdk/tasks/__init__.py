@@ -21,12 +21,13 @@ def load(
     isolate: bool | Isolation = False,
     image_size: tuple[int, int] | None = None,
     check: guard.Check = "auto",
+    options: Any = None,
 ) -> Any:
     """Load a bundle as its task: an object to call, with `.info()`.
 
     Args:
         source: a bundle's folder or .zip, or the name of one that ships ("sr-x2").
-        runtime, device, precision, threads, isolate, check: as for `open_session`.
+        runtime, device, precision, threads, isolate, check, options: as for `open_session`.
         image_size: (height, width) of the images that will come, where `edgekit tune` measured several sizes: "auto" goes
             by the nearest; by the one that was measured last where this is left out.
 
@@ -43,6 +44,6 @@ def load(
     request = {"device": device, "precision": precision, "threads": threads, "isolate": isolate, "check": check}
 
     def made() -> Any:
-        return task(bundle, runtime, **request, image_size=image_size)
+        return task(bundle, runtime, **request, image_size=image_size, options=options)
 
     return guard.passing_on(made, strict="auto" not in (runtime, precision))

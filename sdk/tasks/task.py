@@ -48,6 +48,7 @@ class Task(Closing):
         image_size: tuple[int, int] | None = None,
         tile: int | None = None,
         check: Check = "auto",
+        options: Any = None,
     ) -> None:
         assert bundle.manifest.task is not None
         try:
@@ -55,7 +56,7 @@ class Task(Closing):
         except msgspec.ValidationError as error:
             raise ManifestError(f"{bundle.name}: the settings of task '{self.name}' are wrong: {error}") from error
         self.bundle = bundle
-        self._isolate, self._guarding = isolate, check
+        self._isolate, self._guarding, self._options = isolate, check, options
         for component in self.components:
             bundle.component(component)
         self._precision = precision
@@ -164,6 +165,7 @@ class Task(Closing):
                     sizes=sizes,
                     isolate=self._isolate,
                     check=self._guarding,
+                    options=self._options,
                 )
                 session.why = self._picked.why
                 self._sessions[key] = session

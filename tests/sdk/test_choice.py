@@ -318,10 +318,18 @@ def test_an_engine_is_not_blamed_for_what_another_format_answers(
     assert named(auto(Bundle.open(bundle.folder))) == ("openvino", "int8")
 
 
+@pytest.mark.skipif(choice.architecture() != "x86_64", reason="the order of x86-64")
+def test_small_networks_have_an_order_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
+    assert named(auto(Bundle.open("digits-cnn"))) == ("litert", "int8")
+    assert named(auto(Bundle.open("sr-x4"))) == ("openvino", "int8")
+
+
 def test_the_documented_orders_are_those_that_are_taken() -> None:
     page = Path(__file__).parents[2] / "docs" / "tuning.md"
     titles = {
         "x86-64 with VNNI": "x86_64",
+        "x86-64 with VNNI, small networks": choice.SMALL,
         "x86-64 without VNNI": choice.WITHOUT_VNNI,
         "aarch64 (Raspberry Pi, Apple)": "aarch64",
     }

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from sdk.doubles import write_double
 
-from edgekit.errors import BundleError, EngineError
+import edgekit
+from edgekit.errors import BundleError, EngineError, InputError
+from edgekit.runtimes.onnxruntime_ import OnnxRuntimeOptions
 from edgekit.tasks.task import Task
 from edgekit.tasks.upscale import Upscaler, UpscaleSettings
 
@@ -57,6 +59,13 @@ def test_a_benchmark_gets_golden_values_where_no_image_is_taken(tmp_path: Path) 
     with Plain(write_double(tmp_path / "b"), "reference") as task:
         session, inputs = task.example(np.empty((0, 0, 3), np.uint8))
         assert session.run(inputs)["upscaled"].shape == (1, 3, 10, 12)
+
+
+def test_engine_options_go_to_every_session() -> None:
+    with edgekit.load("cifar-cnn", "onnxruntime", options=OnnxRuntimeOptions(streams=2)) as task:
+        assert task._session().streams == 2
+    with pytest.raises(InputError, match="got options OnnxRuntimeOptions: openvino takes OpenVinoOptions"):
+        edgekit.load("cifar-cnn", "openvino", options=OnnxRuntimeOptions(streams=2))
 
 
 def test_warms_up_on_an_image_of_the_size_that_will_come(tmp_path: Path) -> None:
