@@ -13,7 +13,8 @@ from edgekit.tensors import Array, TensorSpec
 from edgekit.text import NOWHERE, Floats
 
 EMPTY = 1e9  # the age of a slot that holds nothing yet: attention to it vanishes
-AT_ONCE = 64  # tokens that a graph with their number free reads in one run
+AT_ONCE = 256  # tokens of all texts that a graph with their number free reads in one run; of each text AT_LEAST
+AT_LEAST = 64
 FIRST_SLOTS = 64  # of a ring that grows
 
 
@@ -87,7 +88,7 @@ class ChunkReading(TextReading):
         texts: int = 1,
     ) -> None:
         self._opened, self._settings, self._widths, self._texts = opened, settings, widths, texts
-        self._largest = min(max(widths, default=AT_ONCE), settings.context)
+        self._largest = min(max(widths, default=max(AT_ONCE // texts, AT_LEAST)), settings.context)
         specs = {s.name: s for s in inputs}
         grows = specs["slots"].shape[1] == SLOTS
         self._capacity = min(FIRST_SLOTS, settings.context) if grows else settings.context
