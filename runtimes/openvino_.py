@@ -139,7 +139,8 @@ class OpenVinoSession(Session):
         self.inputs = agreed(model.inputs, specs[0], model.path)
         self.outputs = agreed(model.outputs, specs[1], model.path)
         self._indices = range(len(self.outputs))
-        self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._stateful = bool(self._request.query_state())
+        self.streams = 1 if self._stateful else int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
         request = self._request
@@ -157,6 +158,8 @@ class OpenVinoSession(Session):
             request.set_input_tensor(index, self._tensor(array, shared_memory=array.flags.writeable))
 
     def _flight(self, room: int) -> Flight:
+        if self._stateful:  # each request has states of its own: one alone goes on where the last run ended
+            return super()._flight(room)
         try:
             requests = [self._compiled.create_infer_request() for _ in range(room)]
         except Exception as error:

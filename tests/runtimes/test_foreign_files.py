@@ -18,6 +18,7 @@ from edgekit.errors import EngineError, InputError, TensorError
 from edgekit.manifest import decode
 from edgekit.opening import open_session
 from edgekit.runtimes.litert import LiteRtOptions
+from edgekit.runtimes.openvino_ import OpenVinoOptions
 from edgekit.session import Session
 from edgekit.tensors import Quantization, TensorSpec
 
@@ -130,6 +131,23 @@ def test_one_scale_for_each_channel_is_no_border_scale(tmp_path: Path, engine: s
     onnx.save(model, path)
     with open_session(path, engine) as session:
         assert session.inputs[0].quantization is None and session.outputs[0].quantization is not None
+
+
+def test_openvino_states_go_on_from_run_to_run_in_a_stream_too(tmp_path: Path) -> None:
+    ov: Any = pytest.importorskip("openvino.opset13")
+    given = ov.parameter([1], np.float32, "x")
+    given.output(0).set_names({"x"})
+    held = ov.read_value(ov.constant(np.zeros(1, np.float32)), "sum")
+    added = ov.add(held, given)
+    model = openvino.Model([ov.result(added)], [ov.assign(added, "sum")], [given], "sums")
+    openvino.save_model(model, tmp_path / "sums.xml")
+    one, options = {"x": np.ones(1, np.float32)}, OpenVinoOptions(performance_hint="THROUGHPUT", streams=2)
+    with open_session(tmp_path / "sums.xml", options=options) as session:
+        assert float(next(iter(session.run(one).values()))[0]) == 1
+        mapped = [float(next(iter(result.values()))[0]) for result in session.map([one] * 5, ahead=3)]
+        assert mapped == [2, 3, 4, 5, 6]
+    with open_session(tmp_path / "sums.xml", options=options) as session:
+        assert float(next(iter(session.run(one).values()))[0]) == 1
 
 
 def test_openvino_ir_keeps_what_its_graph_says(tmp_path: Path) -> None:
