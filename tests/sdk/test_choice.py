@@ -239,6 +239,21 @@ class TestMarkedSpeeds:
         own = speed("openvino", 1.0, 2.0, processor=choice.processor())
         assert named(auto(with_speeds(bundle, speed("openvino", 3.0, 2.0), own))) == ("openvino", "int8")
 
+    def test_dynamic_int8_comes_before_fp32_where_it_was_faster(self, bundle: Bundle) -> None:
+        def rename(manifest: dict[str, Any]) -> None:
+            for variant in manifest["components"]["model"]["variants"]:
+                if variant["precision"] == "int8":
+                    variant["precision"] = "int8-dynamic"
+
+        edit_manifest(bundle.folder, rename)
+        speeds = (speed("openvino", 2.0, 4.0), speed("onnxruntime", 1.0, 4.0), speed("litert", 4.5, 4.0))
+        gaining = with_speeds(Bundle.open(bundle.folder), *speeds, precision="int8-dynamic")
+        assert named(auto(gaining)) == ("onnxruntime", "int8-dynamic")
+        assert "faster than fp32 when it was made" in auto(gaining).why
+        assert named(auto(gaining, "openvino")) == ("openvino", "int8-dynamic")
+        assert named(auto(gaining, "litert")) == ("litert", "fp32")
+        assert named(auto(gaining, precision="fp32")) == ("openvino", "fp32")
+
     def test_an_fp32_file_that_is_not_in_the_bundle_beats_nothing(self, bundle: Bundle) -> None:
         marked = with_speeds(bundle, speed("openvino", 3.0, 9.0), speed("litert", 4.0, 2.0, beside="built to compare"))
         assert named(auto(marked)) == ("openvino", "int8")
