@@ -16,6 +16,7 @@ from edgekit.errors import InputError, QuantizationError, TensorError
 from edgekit.images import SUFFIXES, photos, to_tensor
 from edgekit.session import Session
 from edgekit.tasks import load
+from edgekit.tasks.latents import ENCODER
 from edgekit.tasks.sampling import FEW_STEPS
 from edgekit.tasks.task import Task
 from edgekit.tasks.tiled import TiledTask
@@ -24,13 +25,15 @@ from edgekit.tensors import Array, TensorSpec
 Calibration = list[tuple[Array, ...]]
 COUNT = 64  # inputs of a component
 SIDE = 192  # pixels of a photo that a network of neighbourhoods is shown
+MOST_PROMPTS = 16  # of a text: an image is made of each
+PROMPTS = ("a red boat", "an old man", "a street", "a lake")  # short: encoders differ in what they take
 TEXT_SUFFIXES = (".txt", ".md", ".abc", ".json", ".csv")
 
 
 def from_path(bundle: Bundle, path: str | Path, count: int = COUNT) -> dict[str, Calibration]:
     """Inputs of every component, from what lies at a path.
 
-    Photos (a folder, a .zip, one file) and a text file go through the bundle's own task in fp32, and what its
+    Photos (a folder, a .zip, one file) and a text file (for a sampler, a prompt in each line) go through the bundle's own task in fp32, and what its
     components are given there is recorded: the task's own preparation is in it, and a decoder sees real codes.
     A bundle without a task takes photos, where it has one image input, or a .npz with an array for each input,
     count × its shape (a .npy where there is one input).
@@ -265,11 +268,24 @@ def _once(task: Any, item: Any) -> object:
     return task.once(item)
 
 
-def _denoised(task: Any, seed: int) -> None:
-    """One image of a sampler, and one of its distilled network where it has one."""
-    task.sample(1, seed=seed)
-    if getattr(task.settings, "few_steps", 0):
-        task.sample(1, seed=seed, scheduler=FEW_STEPS)
+def _denoised(task: Any, item: str | int) -> None:
+    """One image of a sampler, one of its distilled network and one from that image, where it has such.
+
+    A text has a prompt in each line; a number is a seed, and one of a few prompts where the sampler takes them.
+    """
+    if task.settings.prompt is None:
+        asked: list[tuple[int, dict[str, str]]] = [(int(item), {})]
+    elif isinstance(item, str):
+        lines = [line.strip() for line in item.splitlines() if line.strip()]
+        asked = [(seed, {"prompt": line}) for seed, line in enumerate(lines[:MOST_PROMPTS])]
+    else:
+        asked = [(int(item), {"prompt": PROMPTS[int(item) % len(PROMPTS)]})]
+    for seed, options in asked:
+        (made,) = task.sample(1, seed=seed, **options)
+        if getattr(task.settings, "few_steps", 0):
+            task.sample(1, seed=seed, scheduler=FEW_STEPS, **options)
+        if ENCODER in task.bundle.manifest.components:
+            task.sample(1, seed=seed, steps=2, image=made, **options)
 
 
 def _part(photo: Array, random: np.random.Generator, side: int = SIDE) -> Array:

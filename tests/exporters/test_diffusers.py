@@ -17,6 +17,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import ImageError, InputError
 from edgekit.exporters import ExportOptions
 from edgekit.exporters.readers.reading import Asked, read
+from edgekit.quantization import calibration
 from edgekit.tasks.diffuse import DiffusionSampler
 
 pytest.importorskip("diffusers")
@@ -153,6 +154,13 @@ def test_preview_is_like_the_picture(bundle: Bundle, sampler: DiffusionSampler) 
     codes = sampler._latents.encode(np.uint8((soft(16, 16, 0)[0].transpose(1, 2, 0) + 1) * 127.5), sampler.shape)
     shown = sampler._latents.preview(codes).astype(float)
     assert np.abs(shown - (soft(16, 16, 0)[0].transpose(1, 2, 0) + 1) * 127.5).mean() < 60
+
+
+def test_every_part_is_calibrated_by_prompts(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    for data in ("random", tmp_path / "prompts.txt"):
+        found = calibration.named(bundle, data)
+        assert set(found) == set(bundle.manifest.components) and all(found.values())
 
 
 def test_text_encoder_can_be_freed(sampler: DiffusionSampler) -> None:
