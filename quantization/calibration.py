@@ -274,6 +274,8 @@ def _denoised(task: Any, item: str | int) -> None:
     A text has a prompt in each line; a number is a seed, and one of a few prompts where the sampler takes them.
     """
     if task.settings.prompt is None:
+        if isinstance(item, str):
+            raise InputError(f"{task.bundle.name} takes no prompts")
         asked: list[tuple[int, dict[str, str]]] = [(int(item), {})]
     elif isinstance(item, str):
         lines = [line.strip() for line in item.splitlines() if line.strip()]

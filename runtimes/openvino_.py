@@ -98,6 +98,7 @@ class OpenVinoRuntime(Runtime):
         return rows + [row for kind, row in ABSENT.items() if kind not in there]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
+        forking.require_own("openvino")
         forking.used("openvino")
         core = _core()
         target = device.upper().replace(":", ".")

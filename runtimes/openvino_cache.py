@@ -30,7 +30,9 @@ def kept(core: Any, shelf: Shelf, key: str, target: str, settings: Mapping[str, 
     try:
         size = int.from_bytes(data[:SIZE], "little")
         specs: Specs = _decoder.decode(data[SIZE : SIZE + size])
-        return core.import_model(io.BytesIO(data[SIZE + size :]), target, dict(settings)), specs
+        network = io.BytesIO(memoryview(data)[SIZE + size :])
+        del data  # twice in memory at most
+        return core.import_model(network, target, dict(settings)), specs
     except Exception:  # of another version that calls itself the same, or from C++
         shelf.drop(key)
         return None
@@ -45,8 +47,7 @@ def keep(shelf: Shelf, key: str, compiled: Any, specs: Specs) -> None:
     """Keep a compiled network, where its device can export it."""
     with contextlib.suppress(Exception):
         described = msgspec.json.encode(specs)
-        network = compiled.export_model().getvalue()
-        shelf.write(key, len(described).to_bytes(SIZE, "little") + described + network)
+        shelf.write(key, len(described).to_bytes(SIZE, "little"), described, compiled.export_model().getbuffer())
 
 
 def name_of(core: Any, version: str, model: Model, target: str, settings: Mapping[str, str]) -> str:

@@ -60,9 +60,11 @@ DEFAULT_ORDER = {
 }
 OTHER_PRECISIONS = ("int8", "fp32")  # of engines that are in no order, such as torch
 RARE_PRECISIONS = ("fp16", "int8-dynamic", "int8-weights", "int4-weights")  # after those measured
-GAINING = RARE_PRECISIONS[
-    :3
-]  # before fp32 where the manifest says that they gain; 4 bits lose too much to be taken unasked
+GAINING = (
+    "fp16",
+    "int8-dynamic",
+    "int8-weights",
+)  # before fp32 where the manifest says that they gain; 4 bits lose more
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,26 @@ def pick(
     sizes: Mapping[str, int],
     threads: int | None = None,
     image_size: tuple[int, int] | None = None,
+    *,
+    options: Any = None,
 ) -> Choice:
     """Choose engine, variant and, where it is "auto", device; what is named is kept to.
 
     `image_size`: (height, width) of the images that will come; of several that were measured the nearest is gone by,
     the last one where this is left out.
+    `options`: an engine's options dataclass; "auto" takes an engine that has such.
 
     Raises:
-        DeviceUnavailable: nothing in the bundle fits; says what there is. NotInstalled.
+        InputError: options of no engine that would do. DeviceUnavailable: nothing in the bundle fits; says what there is. NotInstalled.
     """
-    options = candidates(bundle, component, runtime, precision)
-    if not options or (runtime != "auto" and not _runtime(runtime).installed()):
-        _refuse(bundle, component, runtime, precision, options)
-    fitting = _of_sizes(bundle, component, runtime, options, sizes)
+    found = candidates(bundle, component, runtime, precision, device)
+    if not found or (runtime != "auto" and not _runtime(runtime).installed()):
+        _refuse(bundle, component, runtime, precision, found)
+    fitting = _of_sizes(bundle, component, runtime, found, sizes)
+    if options is not None and runtime == "auto":
+        fitting = [c for c in fitting if isinstance(options, _runtime(c[0]).options)]
+        if not fitting:
+            raise InputError(f"got options {type(options).__name__}: no engine that reads {bundle.name} takes them")
     named = runtime != "auto" and precision != "auto"
     wrong = {} if named else dict(wrong_answers(bundle, fitting)) | guard.refused(bundle, device)
     stale = ""
@@ -118,7 +127,7 @@ def pick(
     device = "cpu" if device == "auto" else device
     fitting = [c for c in fitting if _runtime(c[0]).installed()]
     if not fitting:
-        _refuse(bundle, component, runtime, precision, options)
+        _refuse(bundle, component, runtime, precision, found)
     if not named and device != "cpu":
         able = [(engine, variant) for engine, variant in fitting if _has(engine, device, variant.precision)]
         fitting = able or ([] if runtime == "auto" else fitting)  # a named engine says itself why not
@@ -179,35 +188,44 @@ def _by_order(
     bundle: Bundle, runtime: str, fitting: list[tuple[str, Variant]], wrong: dict[tuple[str, str], str], asked: Choice
 ) -> Choice:
     """The first of the documented order that nothing speaks against; `asked.why` says what is wrong with the profile."""
-    fitting = _gaining_first(bundle, fitting)
+    gaining = _gaining(bundle, fitting) if asked.device == "cpu" else []
+    rest = [c for c in fitting if c not in gaining]
+    at = next((i for i, (_, variant) in enumerate(rest) if variant.precision == "fp32"), len(rest))
+    fitting = [*rest[:at], *gaining, *rest[at:]]
     slow = {**dict(_slower(bundle, fitting)), **wrong}
     name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
-    if variant.precision in GAINING:
+    if (name, variant) in gaining:
         first = "faster than fp32 when it was made"
     passed = [why for pair, why in slow.items() if _before(fitting, pair, (name, variant.precision))]
     after = f", passing over {'; '.join(passed)}" if passed else ""
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
-    return replace(asked, runtime=name, variant=variant, why=f"{first} on {_kind(bundle)}{after}: {remedy}")
+    kind = _kind(bundle, asked.device)
+    return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
 
 
-def _gaining_first(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> list[tuple[str, Variant]]:
-    """The candidates; what the manifest says to be faster than its fp32 comes before all fp32, the fastest first."""
-    gaining: list[tuple[float, tuple[str, Variant]]] = []
-    for candidate in fitting:
-        precision = candidate[1].precision
-        speed = whole(bundle.manifest.components, candidate[0], precision) if precision in GAINING else None
-        if speed and speed.ms * (1 + speed.noise) < speed.fp32_ms:
-            gaining.append((speed.ms, candidate))
-    ahead = [candidate for _, candidate in sorted(gaining, key=lambda row: row[0])]
-    rest = [c for c in fitting if c not in ahead]
-    at = next((i for i, (_, variant) in enumerate(rest) if variant.precision == "fp32"), len(rest))
-    return [*rest[:at], *ahead, *rest[at:]]
+def _gaining(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> list[tuple[str, Variant]]:
+    """What the manifest says to be faster than every fp32 that could be taken instead, what gains most first."""
+    known = _speeds(bundle, fitting)
+    floats = {engine for engine, variant in fitting if variant.precision == "fp32"}
+    gains: list[tuple[float, tuple[str, Variant]]] = []
+    for engine, variant in fitting:
+        speed = known.get((engine, variant.precision))
+        if speed is None or variant.precision not in GAINING:
+            continue
+        beside = {e: s.ms for (e, p), s in known.items() if p == "fp32" and s.processor == speed.processor}
+        if floats and floats <= beside.keys():
+            gain = min(beside[e] for e in floats) / speed.ms
+            if gain > 1 + speed.noise:
+                gains.append((gain, (engine, variant)))
+    return [candidate for _, candidate in sorted(gains, key=lambda row: -row[0])]
 
 
-def candidates(bundle: Bundle, component: str, runtime: str, precision: str) -> list[tuple[str, Variant]]:
+def candidates(
+    bundle: Bundle, component: str, runtime: str, precision: str, device: str = "cpu"
+) -> list[tuple[str, Variant]]:
     """(runtime, variant) pairs of the bundle that the request allows, in the documented order."""
-    order: Sequence[tuple[str, str]] = DEFAULT_ORDER.get(_kind(bundle), DEFAULT_ORDER["x86_64"])
+    order: Sequence[tuple[str, str]] = DEFAULT_ORDER.get(_kind(bundle, device), DEFAULT_ORDER["x86_64"])
     if runtime != "auto":
         known = [p for engine, p in order if engine == runtime]
         order = [(runtime, p) for p in known or OTHER_PRECISIONS]
@@ -274,26 +292,30 @@ def readable(engine: str, precision: str, variants: Sequence[Variant]) -> list[V
     return []
 
 
-def _kind(bundle: Bundle) -> str:
+def _kind(bundle: Bundle, device: str) -> str:
     """The kind of this processor, and of the bundle's networks by what the manifest says of their speed there."""
     if int8_overflows():
         return WITHOUT_VNNI
-    if (here := architecture()) != "x86_64":
+    if (here := architecture()) != "x86_64" or device not in ("cpu", "auto"):
         return here
-    known = [
-        whole(bundle.manifest.components, engine, "int8") for engine, kind in DEFAULT_ORDER[here] if kind == "int8"
-    ]
-    return SMALL if any(speed and speed.fp32_ms < SMALL_MS for speed in known) else here
+    engines = [engine for engine, precision in DEFAULT_ORDER[here] if precision == "int8"]
+    known = [speed for e in engines if (speed := whole(bundle.manifest.components, e, "int8"))]
+    return SMALL if known and all(speed.fp32_ms < SMALL_MS for speed in known) else here
+
+
+def _speeds(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> dict[tuple[str, str], Speed]:
+    """What the manifest says of the candidates' speed, that of fp32 files which could be taken among them."""
+    pairs = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
+    known = {pair: speed for pair in pairs if (speed := whole(bundle.manifest.components, *pair)) is not None}
+    for (runtime, _), speed in list(known.items()):
+        if (runtime, "fp32") in pairs and not speed.beside:
+            known.setdefault((runtime, "fp32"), msgspec.structs.replace(speed, ms=speed.fp32_ms))
+    return known
 
 
 def _slower(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
     """What the manifest says is slower than an fp32 that could be taken instead, and the words that say so."""
-    components = bundle.manifest.components
-    pairs = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
-    known = {pair: speed for pair in pairs if (speed := whole(components, *pair)) is not None}
-    for (runtime, _), speed in list(known.items()):
-        if (runtime, "fp32") in pairs and not speed.beside:
-            known.setdefault((runtime, "fp32"), msgspec.structs.replace(speed, ms=speed.fp32_ms))
+    known = _speeds(bundle, fitting)
     for pair, speed in known.items():
         floats = {p[0]: s.ms for p, s in known.items() if p[1] == "fp32" and s.processor == speed.processor}
         than = min(floats, key=lambda name: floats[name], default="")

@@ -72,10 +72,13 @@ class Shelf:
             os.utime(path)
         return data
 
-    def write(self, key: str, data: bytes) -> None:
-        """Keep a network: whole or not at all, whatever else writes it at the same time."""
-        if len(data) > LARGEST:
+    def write(self, key: str, *parts: bytes | memoryview) -> None:
+        """Keep a network, in parts or one: whole or not at all, whatever else writes it at the same time."""
+        if sum(len(part) for part in parts) > LARGEST:
             return
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
         with contextlib.suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _ours(self.folder.lstat()):
@@ -83,8 +86,8 @@ class Shelf:
             handle, partial = tempfile.mkstemp(prefix=".", dir=self.folder)  # which only this user may read
             try:
                 with open(handle, "wb") as file:
-                    file.write(MAGIC + hashlib.sha256(data).digest())
-                    file.write(data)
+                    file.write(MAGIC + digest.digest())
+                    file.writelines(parts)
                 os.replace(partial, self.folder / key)  # noqa: PTH105  # both are strings of the same folder
             finally:
                 Path(partial).unlink(missing_ok=True)

@@ -8,6 +8,8 @@ import weakref
 from functools import cache
 from typing import Any
 
+from edgekit.errors import DeviceUnavailable
+
 _USED: dict[str, int] = {}  # by engine: the process that used it first
 
 
@@ -21,17 +23,28 @@ def keep_unfreed(thing: Any) -> None:
 
 
 def used(engine: str) -> None:
-    """Note that this process uses an engine that cannot work in forks of it: they lack its threads, and it waits for them.
+    """Note, before it is, that this process uses an engine that cannot work in forks of it: they lack its threads, and it waits for them.
 
     (PyTorch 2.13, whose OpenMP hangs; OpenVINO 2026.4, where compiling a network on two threads hung in half of the tries.)
     """
     _USED.setdefault(engine, os.getpid())
 
 
-def stranded(engine: str) -> bool:
-    """Whether this is a fork of a process that used the engine; with "auto", any such engine."""
-    users = _USED.values() if engine == "auto" else [_USED[engine]] if engine in _USED else []
-    return any(user != os.getpid() for user in users)
+class Stranded(DeviceUnavailable):
+    """This is a fork of a process that used the engine."""
+
+
+def require_own(engine: str) -> None:
+    """Refuse an engine that this process's parent used; `open_session` opens it in a worker process then.
+
+    Raises:
+        Stranded.
+    """
+    if _USED.get(engine, os.getpid()) != os.getpid():
+        raise Stranded(
+            f"{engine}'s threads do not come along with a fork, and this process is one, of a process that had used it: "
+            "start it with multiprocessing's 'spawn'"
+        )
 
 
 @cache

@@ -74,7 +74,7 @@ def guarded(opened: Session, bundle: Bundle, described: tuple[str, Variant], eng
     if wrong:
         pair = engine.runtime, described[1].precision
         opened.close()
-        _refused.setdefault((bundle.hash, engine.device), {})[pair] = f"{' '.join(pair)} (it answers wrongly here)"
+        note(bundle, engine.device, pair)
         raise WrongAnswer(
             f"{' '.join(pair)} on {engine.device} does not compute what {bundle.name} is: {wrong}; take another runtime=, "
             f"device= or precision= (`edgekit verify {bundle.name}` tries all), or open it as it is by check=False",
@@ -82,6 +82,11 @@ def guarded(opened: Session, bundle: Bundle, described: tuple[str, Variant], eng
         )
     _remember(known, f"{bundle.name} {described[0]} {engine.runtime} {engine.version} {described[1].precision}")
     return opened
+
+
+def note(bundle: Bundle, device: str, pair: Pair) -> None:
+    """Remember for this process that an engine and precision answered wrongly."""
+    _refused.setdefault((bundle.hash, device), {})[pair] = f"{' '.join(pair)} (it answers wrongly here)"
 
 
 def refused(bundle: Bundle, device: str) -> dict[Pair, str]:

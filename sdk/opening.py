@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import asking, buckets, choice, floating, forking, guard, registry
 from edgekit.bundle import Bundle
-from edgekit.errors import BundleNotFound, DeviceUnavailable, InputError, NotInstalled
+from edgekit.errors import BundleNotFound, DeviceUnavailable, InputError, NotInstalled, WrongAnswer
 from edgekit.manifest import Component, Variant
 from edgekit.session import Device, Model, Runtime, Session
 
@@ -76,14 +76,50 @@ def open_session(
     asking.require_engine(runtime, device, precision, threads)
     asking.require_sizes(sizes)
     asking.require_switches(floats=floats, isolate=isolate, check=check)
-    stranded = not isolate and forking.stranded(runtime)
-    if isolate or stranded:
-        from edgekit.isolation.request import Request, named
-        from edgekit.isolation.session import IsolatedSession
+    asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats, check)
+    if isolate:
+        return _isolated(source, asked, options, isolate)
+    try:
+        return _here(source, *asked, options)
+    except forking.Stranded as error:
+        try:
+            return _isolated(source, asked, options, True, STRANDED)
+        except InputError:  # a program that cannot start a process of its own
+            raise error from None
 
-        asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats, check)
-        request = Request(str(getattr(source, "folder", source)), *asked, named(options))
-        return IsolatedSession(request, isolate or True, STRANDED if stranded else "")
+
+def _isolated(
+    source: str | Path | Bundle, asked: tuple[Any, ...], options: Any, isolate: bool | Isolation, because: str = ""
+) -> Session:
+    from edgekit.isolation.request import Request, named
+    from edgekit.isolation.session import IsolatedSession
+
+    request = Request(str(getattr(source, "folder", source)), *asked, named(options))
+    try:
+        return IsolatedSession(request, isolate, because)
+    except WrongAnswer as error:  # what the worker knew of it went with the worker
+        bundle = source if isinstance(source, Bundle) else Bundle.open(source)
+        guard.note(bundle, "cpu" if request.device == "auto" else request.device, error.pair)
+        raise
+
+
+def _here(
+    source: str | Path | Bundle,
+    runtime: str,
+    device: str,
+    precision: str,
+    threads: int | None,
+    component: str,
+    sizes: Mapping[str, int] | None,
+    floats: bool,
+    check: guard.Check,
+    options: Any,
+) -> Session:
+    """As `open_session`, in this process.
+
+    Raises:
+        Stranded: the engine cannot be used in this fork. As `open_session`.
+    """
     if not isinstance(source, Bundle) and Path(source).suffix in SUFFIXES:
         if check is True:
             raise InputError(f"got check=True for '{source}': a lone file has no golden values to check it by")
@@ -93,7 +129,8 @@ def open_session(
     described = bundle.component(component)
 
     def made() -> Session:
-        picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads)
+        picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads, options=options)
+        forking.require_own(picked.runtime)
 
         def opening(variant: Variant) -> Session:
             model = _model(bundle, described, variant, sizes or {})
@@ -146,6 +183,10 @@ def _open_file(path: Path, name: str, device: str, precision: str, threads: int 
         if model.format not in runtime(name).formats:
             raise DeviceUnavailable(f"{name} cannot open '{path.name}': {' or '.join(readers)} can")
         return _opened(name, model, device, threads, options)
+    if options is not None:
+        readers = [n for n in readers if isinstance(options, runtime(n).options)]
+        if not readers:
+            raise InputError(f"got options {type(options).__name__}: no engine that opens '{path.name}' takes them")
     missing = []
     for reader in readers:
         if why := runtime(reader).problem():
@@ -157,6 +198,7 @@ def _open_file(path: Path, name: str, device: str, precision: str, threads: int 
 
 def _opened(name: str, model: Model, device: str, threads: int | None, options: Any) -> Session:
     engine = runtime(name)
+    forking.require_own(name)
     if options is None:
         options = engine.options()
     if not isinstance(options, engine.options):

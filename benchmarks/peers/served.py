@@ -11,7 +11,6 @@ import os
 import runpy
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
 
@@ -37,6 +36,10 @@ def main(path: str, name: str) -> None:
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    if not packages:
+        return {}
+    from importlib.metadata import PackageNotFoundError, version  # slow to import: not in what is timed
+
     found = {}
     for name in packages:
         try:

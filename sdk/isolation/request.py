@@ -85,7 +85,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line back: `error` is an exception's name and text; `inputs` to `others` are of the session that opened."""
+    """One line back: `error` is an exception's name and text, `pair` that of a WrongAnswer; `inputs` to `others` are of the session that opened."""
 
     error: tuple[str, str] | None = None
     inputs: tuple[TensorSpec, ...] = ()
@@ -94,6 +94,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     others: str = ""
     run: tuple[Place, ...] = ()
     placement: dict[str, Any] | None = None
+    pair: tuple[str, str] = ("", "")
 
 
 def _path(value: object) -> str:

@@ -118,6 +118,8 @@ def _sound(line: bytes) -> Answer:
     answer = msgspec.json.decode(line, type=Answer)
     if answer.error is not None:
         name, text = answer.error
+        if name == "WrongAnswer":
+            raise errors.WrongAnswer(text, answer.pair)
         raise getattr(errors, name, EngineError)(text)
     return answer
 

@@ -51,7 +51,8 @@ class Worker:
             command = msgspec.json.decode(line, type=Command)
             return msgspec.json.encode(self._done(command, line))
         except EdgekitError as error:
-            return msgspec.json.encode(Answer((type(error).__name__, str(error))))
+            told = Answer((type(error).__name__, str(error)), pair=getattr(error, "pair", ("", "")))
+            return msgspec.json.encode(told)
         except Exception as error:  # an engine's own
             return msgspec.json.encode(Answer(("EngineError", f"{type(error).__name__}: {error}")))
 

@@ -42,8 +42,9 @@ def load(
         raise BundleError(f"{bundle.name} states no task: open it with edgekit.open_session('{bundle.name}')")
     task = registry.find("tasks", bundle.manifest.task.name)
     request = {"device": device, "precision": precision, "threads": threads, "isolate": isolate, "check": check}
+    request |= {} if options is None else {"options": options}  # other packages' tasks may be older
 
     def made() -> Any:
-        return task(bundle, runtime, **request, image_size=image_size, options=options)
+        return task(bundle, runtime, **request, image_size=image_size)
 
     return guard.passing_on(made, strict="auto" not in (runtime, precision))

@@ -60,7 +60,9 @@ class Task(Closing):
         for component in self.components:
             bundle.component(component)
         self._precision = precision
-        self._picked = choice.pick(bundle, self.components[0], runtime, device, precision, {}, threads, image_size)
+        self._picked = choice.pick(
+            bundle, self.components[0], runtime, device, precision, {}, threads, image_size, options=options
+        )
         self._picked = replace(self._picked, tile=tile or self._picked.tile)
         self._sessions: dict[tuple[str, tuple[tuple[str, int], ...]], Session] = {}
         self._last: Session | None = None
