@@ -298,7 +298,7 @@ def golden_sample(array: Array) -> Array:
 
 
 def cache_folder() -> Path:
-    """Where edgekit keeps unpacked bundles and measured profiles: $EDGEKIT_CACHE, or the user's cache."""
+    """Where edgekit keeps unpacked bundles, measured profiles and compiled networks: $EDGEKIT_CACHE, or the user's cache."""
     return Path(os.environ.get("EDGEKIT_CACHE") or platformdirs.user_cache_dir("edgekit"))
 
 

@@ -64,6 +64,10 @@ def test_a_benchmark_gets_golden_values_where_no_image_is_taken(tmp_path: Path) 
 def test_engine_options_go_to_every_session() -> None:
     with edgekit.load("cifar-cnn", "onnxruntime", options=OnnxRuntimeOptions(streams=2)) as task:
         assert task._session().streams == 2
+    with edgekit.load("cifar-cnn", options=OnnxRuntimeOptions()) as task:
+        assert task.placement().runtime == "onnxruntime"
+    with pytest.raises(InputError, match="got options int: no engine that reads cifar-cnn takes them"):
+        edgekit.load("cifar-cnn", options=3)
     with pytest.raises(InputError, match="got options OnnxRuntimeOptions: openvino takes OpenVinoOptions"):
         edgekit.load("cifar-cnn", "openvino", options=OnnxRuntimeOptions(streams=2))
 
