@@ -306,7 +306,10 @@ def _kind(bundle: Bundle, device: str) -> str:
 def _speeds(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> dict[tuple[str, str], Speed]:
     """What the manifest says of the candidates' speed, that of fp32 files which could be taken among them."""
     pairs = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
-    known = {pair: speed for pair in pairs if (speed := whole(bundle.manifest.components, *pair)) is not None}
+    known: dict[tuple[str, str], Speed] = {}
+    for pair in pairs:
+        if (speed := whole(bundle.manifest.components, *pair)) is not None:
+            known[pair] = speed
     for (runtime, _), speed in list(known.items()):
         if (runtime, "fp32") in pairs and not speed.beside:
             known.setdefault((runtime, "fp32"), msgspec.structs.replace(speed, ms=speed.fp32_ms))

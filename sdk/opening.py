@@ -76,11 +76,20 @@ def open_session(
     asking.require_engine(runtime, device, precision, threads)
     asking.require_sizes(sizes)
     asking.require_switches(floats=floats, isolate=isolate, check=check)
-    asked = (runtime, device, precision, threads, component, dict(sizes) if sizes else None, floats, check)
+    asked: dict[str, Any] = {
+        "runtime": runtime,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "component": component,
+        "sizes": dict(sizes) if sizes else None,
+        "floats": floats,
+        "check": check,
+    }
     if isolate:
         return _isolated(source, asked, options, isolate)
     try:
-        return _here(source, *asked, options)
+        return _here(source, options=options, **asked)
     except forking.Stranded as error:
         try:
             return _isolated(source, asked, options, True, STRANDED)
@@ -89,12 +98,12 @@ def open_session(
 
 
 def _isolated(
-    source: str | Path | Bundle, asked: tuple[Any, ...], options: Any, isolate: bool | Isolation, because: str = ""
+    source: str | Path | Bundle, asked: Mapping[str, Any], options: Any, isolate: bool | Isolation, because: str = ""
 ) -> Session:
     from edgekit.isolation.request import Request, named
     from edgekit.isolation.session import IsolatedSession
 
-    request = Request(str(getattr(source, "folder", source)), *asked, named(options))
+    request = Request(str(getattr(source, "folder", source)), options=named(options), **asked)
     try:
         return IsolatedSession(request, isolate, because)
     except WrongAnswer as error:  # what the worker knew of it went with the worker
