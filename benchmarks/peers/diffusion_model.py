@@ -27,7 +27,7 @@ def made(work: Path, kind: str) -> Path:
 
 
 def prompt(folder: Path) -> Any:
-    """As Stable Diffusion 1.5, smaller: a UNet of 27 million parameters on 32 × 32 codes, DDIM."""
+    """As Stable Diffusion 1.5, smaller: a UNet of 28 million parameters on 32 × 32 codes, DDIM."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     reader, count = tokenizer(folder)
