@@ -15,6 +15,8 @@ from edgekit.errors import InputError
 
 SCHEMA = 2
 
+STOPPED = "stopped before it was measured"  # the error of rows that Ctrl-C left out
+
 
 class Case(msgspec.Struct, frozen=True):
     """What is measured: one bundle on one engine, device, precision and thread count.

@@ -13,12 +13,11 @@ from edgekit.benchmarks.cases import row_of
 from edgekit.benchmarks.conditions import Watch
 from edgekit.benchmarks.options import LATENCY_ALONE, MeasureOptions
 from edgekit.benchmarks.race import Race
-from edgekit.benchmarks.records import Case, Load, Row
+from edgekit.benchmarks.records import STOPPED, Case, Load, Row
 from edgekit.bundle import Bundle
 from edgekit.choice import readable
 
 RATES = 3  # how often throughput is measured
-STOPPED = "stopped before it was measured"
 
 
 class Rounds:

@@ -1,4 +1,4 @@
-"""Two runs of one machine side by side: faster, slower, no difference, or too noisy to tell."""
+"""Two runs of one machine side by side: faster, slower, no difference, too noisy or too short to tell."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.table import Table
 
 from edgekit.benchmarks.records import Report, Row
 from edgekit.benchmarks.reports.figures import ms
-from edgekit.benchmarks.statistics import FLOOR, ratio
+from edgekit.benchmarks.statistics import FEW, FLOOR, ratio
 from edgekit.errors import InputError
 
-Verdict = Literal["faster", "slower", "no difference", "too noisy to tell"]
+Verdict = Literal["faster", "slower", "no difference", "too noisy to tell", "too few rounds"]
 TELLING = 0.1  # the width of an interval from which on "no difference" would say too much
 MACHINE = ("board", "processor", "architecture", "cores")  # what makes two machines unlike
 SETTINGS = ("governor", "python", "system", "memory_mb")  # what may explain a difference
@@ -108,10 +108,10 @@ def _changes(before: Report, after: Report, beside: str | None) -> Iterator[Chan
     for key, row in new.items():
         if key not in old or row.label == beside:
             continue
-        found = ratio(_rounds(row, new, beside), _rounds(old[key], old, beside))
-        yield Change(
-            after.bundle, row.label, old[key].percentile(50), row.percentile(50), *found, judged(found.low, found.high)
-        )
+        rounds = _rounds(row, new, beside), _rounds(old[key], old, beside)
+        found = ratio(*rounds)
+        verdict = judged(found.low, found.high) if min(map(len, rounds)) >= FEW else "too few rounds"
+        yield Change(after.bundle, row.label, old[key].percentile(50), row.percentile(50), *found, verdict)
 
 
 def _rounds(row: Row, rows: Mapping[Key, Row], beside: str | None) -> list[list[float]]:

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from edgekit.benchmarks.conditions import course
-from edgekit.benchmarks.records import Report, Row
-from edgekit.benchmarks.statistics import Estimate, early_stopping, percentiles, slope
+from edgekit.benchmarks.records import STOPPED, Report, Row
+from edgekit.benchmarks.statistics import FEW, Estimate, early_stopping, noise_of, percentiles, slope
 from edgekit.choice import Choice
 from edgekit.manifest import METRICS, Quality
 
@@ -49,6 +49,20 @@ class Figures:
     def gain(self) -> float | None:
         """How many times faster than the same engine's fp32 the whole task runs, by medians of this report."""
         return speed_up(self.report, self.row)
+
+    @property
+    def sure(self) -> bool:
+        """Whether there were rounds enough for an interval."""
+        return len(self.row.rounds()) >= FEW
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower than the same engine's fp32 by more than the rounds' own ratios are uncertain by."""
+        fp32 = _fp32_of(self.report, self.row)
+        if fp32 is None or fp32 is self.row or self.gain is None or not self.sure:
+            return False
+        ours, theirs = ([float(np.median(samples)) for samples in row.rounds()] for row in (self.row, fp32))
+        return self.gain * (1 + noise_of(ours, theirs)) < 1
 
     @property
     def stages_ms(self) -> tuple[float, float, float] | None:
@@ -100,9 +114,9 @@ class Figures:
     def marks(self) -> str:
         """What is to be said of the row in a word or two."""
         if self.row.error:
-            return "failed"
+            return "not measured" if self.row.error == STOPPED else "failed"
         found = ["← auto"] if self.chosen else []
-        if self.row.case.precision != "fp32" and self.gain is not None and self.gain < 1.0:
+        if self.slower:
             found.append("slower than fp32")
         return ", ".join(found)
 
@@ -123,14 +137,22 @@ def figures(
 
 def speed_up(report: Report, row: Row) -> float | None:
     """How many times faster than the same engine's fp32 the whole task runs, by medians of this report."""
-    same = [r for r in report.rows if r.timed and _place(r) == _place(row) and r.case.precision == "fp32"]
-    return same[0].percentile(50) / row.percentile(50) if same and row.timed else None
+    fp32 = _fp32_of(report, row)
+    return fp32.percentile(50) / row.percentile(50) if fp32 and row.timed else None
 
 
-def fastest(report: Report) -> tuple[str, str] | None:
-    """(runtime, precision) of the lowest median of the whole task, None where nothing could be measured."""
-    best = min((row for row in report.rows if row.timed), key=lambda row: row.percentile(50), default=None)
-    return (best.case.runtime, best.case.precision) if best else None
+def _fp32_of(report: Report, row: Row) -> Row | None:
+    """The row of the same engine, device and threads in fp32."""
+    same = (r for r in report.rows if r.timed and _place(r) == _place(row) and r.case.precision == "fp32")
+    return next(same, None)
+
+
+def faster(rows: Sequence[Figures]) -> Figures | None:
+    """The fastest row, where it is certain to be faster than the one that auto takes."""
+    known = [f for f in rows if f.row.timed and f.sure and not f.row.error]
+    best = min(known, key=lambda f: f.latency[50].value, default=None)
+    chosen = next((f for f in known if f.chosen), None)
+    return best if best and chosen and best.latency[50].high < chosen.latency[50].low else None
 
 
 def metric(report: Report) -> str:
@@ -141,7 +163,7 @@ def metric(report: Report) -> str:
 
 def footnotes(report: Report) -> list[str]:
     """What tables have no room for: errors in full, what disturbed the run, and where the quality comes from."""
-    notes = [f"{row.label} failed: {row.error}" for row in report.rows if row.error]
+    notes = [f"{row.label} failed: {row.error}" for row in report.rows if row.error and row.error != STOPPED]
     notes += [f"{row.label}: the engine says that it computed in {row.placement['precision']}"
               for row in report.rows if row.placement.get("precision", row.case.precision) != row.case.precision]  # fmt: skip
     notes += ["stopped by Ctrl-C: what was measured until then"] if report.stopped else []
@@ -152,8 +174,21 @@ def footnotes(report: Report) -> list[str]:
     cached = [load.cached for row in report.rows for load in row.loads if load.cached is not None]
     if cached:
         notes.append(f"load: in fresh processes, {np.mean(cached):.0%} of the model's files in memory before")
-    data = next((r.quality["data"] for r in report.rows if r.quality), None)
-    return notes + ([f"quality: {data}, measured when the bundle was made"] if data else [])
+    return notes + _qualities(report)
+
+
+def _qualities(report: Report) -> list[str]:
+    """What the quality was measured on; where rows differ in that, which of them on what."""
+    rows: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.quality:
+            rows.setdefault(row.quality["data"], []).append(row.label)
+    if len(rows) < 2:
+        return [f"quality: {data}, measured when the bundle was made" for data in rows]
+    return [
+        f"quality of {', '.join(labels)}: {data}; of others on other data, and not comparable"
+        for data, labels in rows.items()
+    ]
 
 
 Column = tuple[str, Callable[[Figures], str]]
@@ -169,7 +204,7 @@ LATENCY: tuple[Column, ...] = (
     *WHO,
     (QUALITY, lambda f: f.worth),
     ("p50 ms", lambda f: _estimate(f, 50)),
-    ("±", lambda f: f"{f.latency[50].spread:.0%}" if f.latency and not f.row.error else ""),
+    ("±", lambda f: f"{f.latency[50].spread:.0%}" if f.latency and f.sure and not f.row.error else ""),
     ("p90", lambda f: _estimate(f, 90)),
     ("p95", lambda f: _estimate(f, 95)),
     ("p99", lambda f: _estimate(f, 99)),

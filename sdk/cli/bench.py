@@ -174,7 +174,7 @@ def compare(
         out_console.print(comparison.table(found))
         for note in found.notes:
             out_console.print(note, soft_wrap=True)
-    if fail_over is not None and any(row.low > 1 + fail_over for row in found.rows):
+    if fail_over is not None and any(row.verdict == "slower" and row.low > 1 + fail_over for row in found.rows):
         sys.exit(1)
 
 
@@ -208,10 +208,10 @@ def _print(report: Report, *, narrowed: bool = True, size: str = "") -> None:
     if chosen is None:
         return
     out_console.print(f"auto takes {chosen.runtime} {chosen.variant.precision}: {chosen.why}", soft_wrap=True)
-    best = figures.fastest(report)
-    if best and not narrowed and best != (chosen.runtime, chosen.variant.precision):
+    best = None if narrowed or report.stopped else figures.faster(rows)
+    if best is not None:
         sized = f" --size {size}" if report.input.startswith("a photo") else ""
-        tip = f"this run found {' '.join(best)} fastest: `edgekit tune {report.bundle}{sized}` makes auto take it"
+        tip = f"this run found {best.row.label} fastest: `edgekit tune {report.bundle}{sized}` makes auto take it"
         out_console.print(tip, soft_wrap=True)
 
 

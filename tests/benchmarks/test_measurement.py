@@ -90,7 +90,7 @@ def test_nothing_to_measure_says_so() -> None:
 
 def made_up(bundle: Bundle, medians: dict[tuple[str, str], float]) -> Report:
     rows = [
-        Row(Case(str(bundle.folder), r, "cpu", p), model_ms=[ms] * 3, task_ms=[ms + 1] * 3, load_ms=1, peak_mb=1)
+        Row(Case(str(bundle.folder), r, "cpu", p), model_ms=[ms] * 3, task_ms=[ms + 1] * 3, task_counts=[1] * 3)
         for (r, p), ms in medians.items()
     ]
     return Report(bundle.name, bundle.hash, machine.facts(), "made up", rows)
