@@ -32,6 +32,7 @@ ENGINES = {
     "tflite-runtime": "litert",
     "torch": "torch",
 }
+FEW_ROUNDS = 3  # of the fastest, of fewer a measurement says that it is not sure
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,12 +69,16 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return list(dict.fromkeys(row.device for row in self.rows))
 
     def notes(self) -> str:
-        """What is to be said beside it: that it was stopped early, and which engines came since."""
+        """What is to be said beside it: that it was stopped early or hurried, and which engines came since."""
         known = {
             engine for engine in ENGINES.values() if engine != "torch"
         }  # others are not looked for: that takes long
         new = sorted(name for name in known if name not in self.engines and engine_version(name))
-        early = " (stopped early)" if not self.whole else ""
+        rounds = min((row.rounds for row in self.rows[:2]), default=0)
+        hurried = f" ({rounds} round{'s' if rounds > 1 else ''} of the fastest, too few to be sure)"
+        early = (
+            " (stopped early)" if not self.whole else hurried if 0 < rounds < FEW_ROUNDS and len(self.rows) > 1 else ""
+        )
         return early + (f" ({', '.join(new)} came since, and is not measured)" if new else "")
 
 

@@ -62,7 +62,7 @@ def compare(
     Raises:
         InputError: unlike machines or inputs, unless `unlike`; or nothing that both have.
     """
-    pairs = [(b, a) for b in before for a in after if b.bundle == a.bundle]
+    pairs = list(_pairs(before, after))
     differing = [line for b, a in pairs for line in _unlike(b, a)]
     if differing and not options.unlike:
         raise InputError(
@@ -72,8 +72,15 @@ def compare(
     if not rows:
         names = [" and ".join(r.bundle for r in run) for run in (before, after)]
         raise InputError(f"nothing to compare: no row that both {names[0]} and {names[1]} have a latency of")
-    notes = [f"unlike: {line}" for line in differing] + [line for b, a in pairs for line in _notes(b, a)]
+    beside = [f"ratios are those of rows beside {options.beside} in the same round"] if options.beside else []
+    notes = [*beside, *(f"unlike: {line}" for line in differing)] + [line for b, a in pairs for line in _notes(b, a)]
     return Comparison(rows, list(dict.fromkeys(notes)))
+
+
+def _pairs(before: Sequence[Report], after: Sequence[Report]) -> Iterator[tuple[Report, Report]]:
+    """Reports of the same bundle; where there are several of one name, in their order."""
+    for name in dict.fromkeys(report.bundle for report in before):
+        yield from zip(*([r for r in run if r.bundle == name] for run in (before, after)), strict=False)
 
 
 def table(found: Comparison) -> Table:
