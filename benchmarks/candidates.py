@@ -96,7 +96,7 @@ def cases_of(bundle: Bundle, options: TuneOptions) -> tuple[list[Case], list[Row
             else:
                 cases.append(Case(str(bundle.folder), runtime, device.name, precision))
     if not cases:
-        why = "; ".join(dict.fromkeys(row.error for row in failed)) or "see `edgekit devices`"
+        why = "; ".join(dict.fromkeys(f"{row.runtime}: {row.error}" for row in failed)) or "see `edgekit devices`"
         asked = ", ".join([*options.runtimes, *options.precisions, *options.devices])
         raise DeviceUnavailable(f"nothing of {bundle.name} can be measured here of what was asked for ({asked}): {why}")
     return cases, failed
