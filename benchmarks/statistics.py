@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-FEW = 3  # rounds, of fewer no interval is shown: there is too little to tell how rounds differ by
 FLOOR = 0.02  # by so much do two runs of one file differ on an idle machine
 REPLICATES = 400
 MOST = 4000  # samples that intervals are drawn from; of more, every n-th in order of time

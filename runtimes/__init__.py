@@ -5,8 +5,9 @@ Their options are here too: `from edgekit.runtimes import OpenVinoOptions`.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from edgekit import registry
 
 if TYPE_CHECKING:
     from edgekit.runtimes.litert import LiteRtOptions
@@ -23,9 +24,10 @@ _OPTIONS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OPTIONS:
-        raise AttributeError(f"edgekit.runtimes has no '{name}'")
-    return getattr(importlib.import_module(f"edgekit.runtimes.{_OPTIONS[name]}"), name)
+    """Loaded on first use: no engine's file is read for another's."""
+    if name in _OPTIONS:
+        return registry.load(f"edgekit.runtimes.{_OPTIONS[name]}", name, f"edgekit.runtimes.{name}")
+    raise AttributeError(f"module 'edgekit.runtimes' has no attribute '{name}'")
 
 
 __all__ = ["LiteRtOptions", "OnnxRuntimeOptions", "OpenVinoOptions", "TorchOptions"]

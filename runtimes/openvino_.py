@@ -98,7 +98,6 @@ class OpenVinoRuntime(Runtime):
         return rows + [row for kind, row in ABSENT.items() if kind not in there]
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
-        forking.require_own("openvino")
         forking.used("openvino")
         core = _core()
         target = device.upper().replace(":", ".")
@@ -208,10 +207,8 @@ def _compiled(
     core: Any, model: Model, target: str, settings: dict[str, str], shelf: Shelf | None
 ) -> tuple[Any, openvino_borders.Specs]:
     """The network compiled, or as an earlier load kept it, and what it takes and gives."""
-    if shelf and not openvino_cache.fits(model):
-        shelf = None
-    key = openvino_cache.name_of(core, str(_engine().__version__), model, target, settings) if shelf else ""
-    found = openvino_cache.kept(core, shelf, key, target, settings) if shelf else None
+    key = openvino_cache.name_of(core, str(_engine().__version__), model, target, settings) if shelf else None
+    found = openvino_cache.kept(core, shelf, key, target, settings) if shelf and key else None
     if found is not None:
         return found
     network = core.read_model(model.path)
@@ -221,7 +218,7 @@ def _compiled(
     if target == "CPU" and model.path.suffix == ".onnx" and openvino_unsigned.needed():
         openvino_unsigned.make_unsigned(network)
     compiled = core.compile_model(network, target, settings)
-    if shelf:
+    if shelf and key:
         openvino_cache.keep(shelf, key, compiled, specs)
     return compiled, specs
 

@@ -38,11 +38,6 @@ def kept(core: Any, shelf: Shelf, key: str, target: str, settings: Mapping[str, 
         return None
 
 
-def fits(model: Model) -> bool:
-    """Whether a network of these files is small enough to be kept."""
-    return sum(path.stat().st_size for path in _files(model.path, model.files)) <= LARGEST
-
-
 def keep(shelf: Shelf, key: str, compiled: Any, specs: Specs) -> None:
     """Keep a compiled network, where its device can export it."""
     with contextlib.suppress(Exception):
@@ -50,13 +45,16 @@ def keep(shelf: Shelf, key: str, compiled: Any, specs: Specs) -> None:
         shelf.write(key, len(described).to_bytes(SIZE, "little"), described, compiled.export_model().getbuffer())
 
 
-def name_of(core: Any, version: str, model: Model, target: str, settings: Mapping[str, str]) -> str:
-    """A key of the file's bytes, the engine, the device as its driver tells it, and the settings."""
+def name_of(core: Any, version: str, model: Model, target: str, settings: Mapping[str, str]) -> str | None:
+    """A key of the file's bytes, the engine, the device as its driver tells it, and the settings; None of a network too
+    large to be kept.
+    """
+    files = _files(model.path, model.files)
+    if sum(path.stat().st_size for path in files) > LARGEST:
+        return None
     device = [str(core.get_property(target, what)) for what in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     here = (machine.processor(), machine.cores(), machine.int8_units())
-    return key_of(
-        _files(model.path, model.files), (FORM, version, target, device, here, dict(settings), dict(model.sizes))
-    )
+    return key_of(files, (FORM, version, target, device, here, dict(settings), dict(model.sizes)))
 
 
 def _files(path: Path, listed: tuple[Path, ...] | None) -> tuple[Path, ...]:

@@ -66,7 +66,6 @@ class TorchSession(Session):
         options: TorchOptions = TorchOptions(),
     ) -> None:
         super().__init__()
-        forking.require_own("torch")
         forking.used("torch")
         self._torch = _engine()
         self._target = _target(self._torch, device)

@@ -60,11 +60,8 @@ DEFAULT_ORDER = {
 }
 OTHER_PRECISIONS = ("int8", "fp32")  # of engines that are in no order, such as torch
 RARE_PRECISIONS = ("fp16", "int8-dynamic", "int8-weights", "int4-weights")  # after those measured
-GAINING = (
-    "fp16",
-    "int8-dynamic",
-    "int8-weights",
-)  # before fp32 where the manifest says that they gain; 4 bits lose more
+# Before fp32 where the manifest says that they gain; 4 bits lose too much to be taken unasked
+GAINING = ("fp16", "int8-dynamic", "int8-weights")
 
 
 @dataclass(frozen=True)
@@ -188,11 +185,12 @@ def _by_order(
     bundle: Bundle, runtime: str, fitting: list[tuple[str, Variant]], wrong: dict[tuple[str, str], str], asked: Choice
 ) -> Choice:
     """The first of the documented order that nothing speaks against; `asked.why` says what is wrong with the profile."""
-    gaining = _gaining(bundle, fitting) if asked.device == "cpu" else []
+    known = _speeds(bundle, fitting)
+    gaining = _gaining(known, fitting) if asked.device == "cpu" else []
     rest = [c for c in fitting if c not in gaining]
     at = next((i for i, (_, variant) in enumerate(rest) if variant.precision == "fp32"), len(rest))
     fitting = [*rest[:at], *gaining, *rest[at:]]
-    slow = {**dict(_slower(bundle, fitting)), **wrong}
+    slow = {**dict(_slower(known)), **wrong}
     name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
     if (name, variant) in gaining:
@@ -204,9 +202,10 @@ def _by_order(
     return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
 
 
-def _gaining(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> list[tuple[str, Variant]]:
+def _gaining(
+    known: Mapping[tuple[str, str], Speed], fitting: Sequence[tuple[str, Variant]]
+) -> list[tuple[str, Variant]]:
     """What the manifest says to be faster than every fp32 that could be taken instead, what gains most first."""
-    known = _speeds(bundle, fitting)
     floats = {engine for engine, variant in fitting if variant.precision == "fp32"}
     gains: list[tuple[float, tuple[str, Variant]]] = []
     for engine, variant in fitting:
@@ -316,9 +315,8 @@ def _speeds(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> dict[tupl
     return known
 
 
-def _slower(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
+def _slower(known: Mapping[tuple[str, str], Speed]) -> Iterator[tuple[tuple[str, str], str]]:
     """What the manifest says is slower than an fp32 that could be taken instead, and the words that say so."""
-    known = _speeds(bundle, fitting)
     for pair, speed in known.items():
         floats = {p[0]: s.ms for p, s in known.items() if p[1] == "fp32" and s.processor == speed.processor}
         than = min(floats, key=lambda name: floats[name], default="")

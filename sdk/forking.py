@@ -22,14 +22,6 @@ def keep_unfreed(thing: Any) -> None:
     _living().add(thing)
 
 
-def used(engine: str) -> None:
-    """Note, before it is, that this process uses an engine that cannot work in forks of it: they lack its threads, and it waits for them.
-
-    (PyTorch 2.13, whose OpenMP hangs; OpenVINO 2026.4, where compiling a network on two threads hung in half of the tries.)
-    """
-    _USED.setdefault(engine, os.getpid())
-
-
 class Stranded(DeviceUnavailable):
     """This is a fork of a process that used the engine."""
 
@@ -45,6 +37,18 @@ def require_own(engine: str) -> None:
             f"{engine}'s threads do not come along with a fork, and this process is one, of a process that had used it: "
             "start it with multiprocessing's 'spawn'"
         )
+
+
+def used(engine: str) -> None:
+    """Note, before it is, that this process uses an engine that cannot work in forks of it: they lack its threads, and it waits for them.
+
+    (PyTorch 2.13, whose OpenMP hangs; OpenVINO 2026.4, where compiling a network on two threads hung in half of the tries.)
+
+    Raises:
+        Stranded: this is such a fork.
+    """
+    require_own(engine)
+    _USED.setdefault(engine, os.getpid())
 
 
 @cache

@@ -207,7 +207,6 @@ def _open_file(path: Path, name: str, device: str, precision: str, threads: int 
 
 def _opened(name: str, model: Model, device: str, threads: int | None, options: Any) -> Session:
     engine = runtime(name)
-    forking.require_own(name)
     if options is None:
         options = engine.options()
     if not isinstance(options, engine.options):

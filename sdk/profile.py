@@ -32,7 +32,7 @@ ENGINES = {
     "tflite-runtime": "litert",
     "torch": "torch",
 }
-FEW_ROUNDS = 3  # of the fastest, of fewer a measurement says that it is not sure
+FEW_ROUNDS = 3  # of fewer nothing is sure: there is too little to tell how rounds differ by
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,10 +75,11 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }  # others are not looked for: that takes long
         new = sorted(name for name in known if name not in self.engines and engine_version(name))
         rounds = min((row.rounds for row in self.rows[:2]), default=0)
-        hurried = f" ({rounds} round{'s' if rounds > 1 else ''} of the fastest, too few to be sure)"
-        early = (
-            " (stopped early)" if not self.whole else hurried if 0 < rounds < FEW_ROUNDS and len(self.rows) > 1 else ""
-        )
+        early = ""
+        if not self.whole:
+            early = " (stopped early)"
+        elif 0 < rounds < FEW_ROUNDS and len(self.rows) > 1:
+            early = f" ({rounds} round{'s' if rounds > 1 else ''} of the fastest, too few to be sure)"
         return early + (f" ({', '.join(new)} came since, and is not measured)" if new else "")
 
 

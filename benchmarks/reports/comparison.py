@@ -13,8 +13,9 @@ from rich.table import Table
 
 from edgekit.benchmarks.records import Report, Row
 from edgekit.benchmarks.reports.figures import ms
-from edgekit.benchmarks.statistics import FEW, FLOOR, ratio
+from edgekit.benchmarks.statistics import FLOOR, ratio
 from edgekit.errors import InputError
+from edgekit.profile import FEW_ROUNDS
 
 Verdict = Literal["faster", "slower", "no difference", "too noisy to tell", "too few rounds"]
 TELLING = 0.1  # the width of an interval from which on "no difference" would say too much
@@ -117,7 +118,7 @@ def _changes(before: Report, after: Report, beside: str | None) -> Iterator[Chan
             continue
         rounds = _rounds(row, new, beside), _rounds(old[key], old, beside)
         found = ratio(*rounds)
-        verdict = judged(found.low, found.high) if min(map(len, rounds)) >= FEW else "too few rounds"
+        verdict = judged(found.low, found.high) if min(map(len, rounds)) >= FEW_ROUNDS else "too few rounds"
         yield Change(after.bundle, row.label, old[key].percentile(50), row.percentile(50), *found, verdict)
 
 

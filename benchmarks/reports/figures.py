@@ -10,9 +10,10 @@ import numpy as np
 
 from edgekit.benchmarks.conditions import course
 from edgekit.benchmarks.records import STOPPED, Report, Row
-from edgekit.benchmarks.statistics import FEW, Estimate, early_stopping, noise_of, percentiles, slope
+from edgekit.benchmarks.statistics import Estimate, early_stopping, noise_of, percentiles, slope
 from edgekit.choice import Choice
 from edgekit.manifest import METRICS, Quality
+from edgekit.profile import FEW_ROUNDS
 
 LEAST = {90: 10, 95: 20, 99: 100}  # samples from which on a percentile is shown
 LONG_S = 40.0  # of readings, from which on a slope of memory says something
@@ -53,7 +54,7 @@ class Figures:
     @property
     def sure(self) -> bool:
         """Whether there were rounds enough for an interval."""
-        return len(self.row.rounds()) >= FEW
+        return len(self.row.rounds()) >= FEW_ROUNDS
 
     @property
     def slower(self) -> bool:

@@ -98,12 +98,10 @@ def verdict(rows: Sequence[Figures]) -> str:
         return "nothing could be measured"
     best = min(real, key=lambda f: f.latency[50].value)
     told = f"{best.row.label} is fastest: {ms(best.latency[50].value)} ms"
-    if best.report.stopped or not best.sure:
-        return (
-            f"{told}, of what was measured until it was stopped"
-            if best.report.stopped
-            else f"{told}, of too few rounds"
-        )
+    if best.report.stopped:
+        return f"{told}, of what was measured until it was stopped"
+    if not best.sure:
+        return f"{told}, of too few rounds"
     told += f" ± {best.latency[50].spread:.0%}"
     if best.gain is not None and best.row.case.precision != "fp32":
         told += f", {best.gain:.2f}× as fast as its fp32"

@@ -10,9 +10,7 @@ import pytest
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError
 from edgekit.opening import open_session
-from edgekit.runtimes.litert import LiteRtOptions
-from edgekit.runtimes.onnxruntime_ import OnnxRuntimeOptions
-from edgekit.runtimes.openvino_ import OpenVinoOptions
+from edgekit.runtimes import LiteRtOptions, OnnxRuntimeOptions, OpenVinoOptions
 
 
 @pytest.mark.parametrize(
