@@ -21,9 +21,11 @@ from edgekit.selection import select
 # fp32's with dot products (Pi 5) and nine tenths without (Pi 4). OpenVINO has no int8 kernels for convolutions there.
 # x86-64 without VNNI: OpenVINO's int8 kernels let sums of two products overflow 16 bits, so that its int8 files are run
 # in float; ONNX Runtime has an exact mode, and LiteRT is exact.
-# x86-64, small networks: a run is over in a fraction of a millisecond, of which LiteRT wants the least for itself.
+# x86-64, small networks: a run is over in a fraction of a millisecond, of which LiteRT wants the least for itself. To share
+# it out among threads takes longer than it gains, but where an engine computes in float without a detour.
 WITHOUT_VNNI = "x86_64 without VNNI"
 SMALL, SMALL_MS = "x86_64, small networks", 1.0
+ALONE = {("openvino", "int8"), ("onnxruntime", "int8"), ("litert", "int8"), ("onnxruntime", "fp32")}
 DEFAULT_ORDER = {
     "x86_64": (
         ("openvino", "int8"),
@@ -132,9 +134,17 @@ def pick(
             raise DeviceUnavailable(
                 f"no installed engine that reads {bundle.name} has the device '{device}': use device='cpu', or see `edgekit devices`"
             )
-    if named:
-        return Choice(runtime, fitting[0][1], threads, "asked for", device)
-    return _by_order(bundle, runtime, fitting, wrong, Choice(runtime, fitting[0][1], threads, stale, device))
+    asked = Choice(runtime, fitting[0][1], threads, stale, device)
+    taken = replace(asked, why="asked for") if named else _by_order(bundle, runtime, fitting, wrong, asked)
+    alone = threads is None and options is None and _short(bundle, component, taken)
+    return replace(taken, threads=1, why=f"on one thread, as its runs are short; {taken.why}") if alone else taken
+
+
+def _short(bundle: Bundle, component: str, taken: Choice) -> bool:
+    """Whether runs are known to be so short, whatever comes, that several threads would take longer."""
+    inputs = [spec.bound(taken.variant.sizes) for spec in taken.variant.inputs or bundle.component(component).inputs]
+    fixed = not any(isinstance(size, str) for spec in inputs for size in spec.shape)
+    return fixed and (taken.runtime, taken.variant.precision) in ALONE and _kind(bundle, taken.device) == SMALL
 
 
 def _of_sizes(
@@ -297,9 +307,9 @@ def _kind(bundle: Bundle, device: str) -> str:
         return WITHOUT_VNNI
     if (here := architecture()) != "x86_64" or device not in ("cpu", "auto"):
         return here
-    engines = [engine for engine, precision in DEFAULT_ORDER[here] if precision == "int8"]
-    known = [speed for e in engines if (speed := whole(bundle.manifest.components, e, "int8"))]
-    return SMALL if known and all(speed.fp32_ms < SMALL_MS for speed in known) else here
+    files = [v for component in bundle.manifest.components.values() for v in component.variants]
+    runs = [s.ms for v in files if v.precision == "int8" for s in v.speed if _alike(s, "")]
+    return SMALL if runs and max(runs) < SMALL_MS else here
 
 
 def _speeds(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> dict[tuple[str, str], Speed]:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from edgekit.errors import NotInstalled
 from edgekit.exporters.formats.rewrites import rewritten
+from edgekit.exporters.formats.shuffles import in_four_axes
 from edgekit.exporters.proof.places import Marks, Place, message_of
 from edgekit.tensors import TensorSpec, axes
 
@@ -40,7 +41,7 @@ def to_tflite(
         settings = {**settings, "lightweight_conversion": True}
     loaded = rewritten(torch.export.load(program), "tflite")
     Path(program).unlink()
-    graph, (example, _) = loaded.module(), loaded.example_inputs
+    graph, (example, _) = in_four_axes(loaded.module()), loaded.example_inputs
     del loaded
     taken, given = (tuple(msgspec.convert(specs, list[TensorSpec])) for specs in (inputs, outputs))
     turned = tuple(to_last(tensor, spec) for tensor, spec in zip(example, taken, strict=True))

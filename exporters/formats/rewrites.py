@@ -52,20 +52,6 @@ def _guarded(rewrite: Rewrite) -> Rewrite:
     return call
 
 
-def pixel_shuffle(x: Tensor, factor: int) -> Any:
-    """One transposition of channels-last data.
-
-    litert-torch makes three around channels-first shapes of it, which took a quarter of the time of a ×2 network
-    on two threads.
-    """
-    if x.ndim != 4:
-        return NotImplemented
-    batch, channels, height, width = x.shape
-    blocks = x.permute(0, 2, 3, 1).reshape(batch, height, width, channels // factor**2, factor, factor)
-    shuffled = blocks.permute(0, 1, 4, 2, 5, 3).reshape(batch, height * factor, width * factor, -1)
-    return shuffled.permute(0, 3, 1, 2)
-
-
 def transposed_convolution(rank: int) -> Rewrite:
     """output_padding as zeros at the kernel's end; with dilation, and in three dimensions, an ordinary convolution."""
     operator = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: None}[rank]
@@ -334,7 +320,6 @@ ONNX: Mapping[Any, Rewrite] = {  # OpenVINO reads the same files
 }
 TFLITE: Mapping[Any, Rewrite] = {
     **EVERYWHERE,
-    aten.pixel_shuffle.default: pixel_shuffle,
     aten.conv_transpose1d.default: transposed_convolution(1),
     aten.conv_transpose2d.input: transposed_convolution(2),
     aten.conv_transpose3d.input: transposed_convolution(3),
