@@ -56,7 +56,8 @@ def _reorderable(node: Any, user: Any) -> bool:
         return _reorderable(node.args[0], node)
     if node.target in PAIRS:
         shapes = [part.meta["val"].shape if isinstance(part, fx.Node) else () for part in node.args]
-        return shapes[0] == shapes[1] and all(_reorderable(part, node) for part in node.args)
+        alike = shapes[0] == shapes[1] and node.args[0] is not node.args[1]
+        return alike and all(_reorderable(part, node) for part in node.args)
     if node.target == aten.cat.default:
         parts: Any = node.args[0]
         return node.args[1:] == (1,) and all(part.meta["val"].shape[1] == 1 for part in parts)

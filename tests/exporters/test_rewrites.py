@@ -56,7 +56,6 @@ CUBE = image(1, 3, 4, 5, 6)
 GRID = torch.rand(1, 5, 7, 2, generator=torch.Generator().manual_seed(1)) * 8 - 4
 INDEX = torch.tensor([[0, 3, 3, 5], [1, 1, 1, 0]])
 CASES: dict[str, tuple[str, nn.Module, tuple[Tensor, ...]]] = {
-    "pixel_shuffle": ("tflite", nn.PixelShuffle(2), (image(2, 12, 5, 6),)),
     "output_padding": ("tflite", transposed(2, kernel_size=3, stride=2, padding=1, output_padding=1), (image(),)),
     "output_padding of unequal sides": (
         "tflite",
@@ -173,12 +172,12 @@ def test_keeps_free_dimensions_and_source_lines() -> None:
 def test_quantized_graphs_are_rewritten_too() -> None:
     from edgekit.quantization.pt2e import quantize_source
 
-    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.PixelShuffle(2)).eval()
+    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), resize((17, 23), mode="nearest")).eval()
     source = from_module(net, [torch.rand(1, 3, 12, 16)])
     graph = quantize_source(source, [(np.random.rand(1, 3, 12, 16).astype(np.float32),)], ()).graph("tflite")
     program = graph.program()
     changed = rewritten(program, "tflite")
-    assert not any(n.target is aten.pixel_shuffle.default for n in changed.graph.nodes)
+    assert not any(n.target is aten.upsample_nearest2d.vec for n in changed.graph.nodes)
     given = torch.rand(1, 3, 12, 16)
     torch.testing.assert_close(changed.module()(given), program.module()(given))
 

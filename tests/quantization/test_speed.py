@@ -158,3 +158,32 @@ def without_fp32_tflite(bundle: Bundle) -> None:
         model["variants"] = [v for v in model["variants"] if (v["format"], v["precision"]) != ("tflite", "fp32")]
 
     edit_manifest(bundle.folder, edit)
+
+
+def test_short_runs_are_measured_on_one_thread_too_and_the_faster_counts(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medians = {("int8", None): 0.6, ("int8", 1): 0.4, ("fp32", None): 0.8, ("fp32", 1): 0.9}
+    asked: list[Any] = []
+
+    def measure(bundle: Bundle, runtimes: Any = (), precisions: Any = (), *, options: MeasureOptions) -> Report:
+        asked.append(options.threads)
+        cases = [
+            msgspec.structs.replace(case, threads=threads)
+            for case in component_cases(bundle, "model", runtimes, precisions)
+            for threads in options.threads
+        ]
+        return Report(bundle.name, bundle.hash, {}, "", [row(case) for case in cases])
+
+    def row(case: Case) -> Row:
+        ms = medians[case.precision, case.threads]
+        return Row(case, model_ms=[ms] * 10, round_ms=[ms] * 5, placement={"threads": case.threads or 2})
+
+    monkeypatch.setattr(edgekit.benchmarks, "measure", measure)
+    found = [gain.speed for gain in guard(bundle, "int8", SHORT).rows]
+    assert asked == [(None,), (None, 1)]
+    assert found and {(s.ms, s.fp32_ms, s.threads) for s in found if s} == {(0.4, 0.8, 1)}
+    medians |= {("int8", None): 1.6, ("fp32", None): 2.8}
+    asked.clear()
+    found = [gain.speed for gain in guard(bundle, "int8", SHORT).rows]
+    assert asked == [(None,)] and {(s.ms, s.threads) for s in found if s} == {(1.6, 2)}

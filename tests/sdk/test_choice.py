@@ -340,6 +340,41 @@ def test_small_networks_have_an_order_of_their_own(monkeypatch: pytest.MonkeyPat
     assert named(auto(Bundle.open("sr-x4"))) == ("openvino", "int8")
 
 
+@pytest.mark.usefixtures("on_x86")
+class TestShortRuns:
+    def test_int8_and_onnx_runtime_take_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choice, "int8_overflows", lambda: False)
+        bundle = Bundle.open("digits-cnn")
+        taken = {
+            (engine, precision): auto(bundle, engine, precision=precision).threads
+            for engine in ("openvino", "onnxruntime", "litert")
+            for precision in ("fp32", "int8")
+        }
+        assert {pair for pair, threads in taken.items() if threads == 1} == choice.ALONE
+        assert set(taken.values()) == {None, 1}
+        assert auto(bundle).why.startswith("on one thread, as its runs are short; first of the default order")
+
+    def test_threads_and_options_that_are_asked_for_are_kept_to(self) -> None:
+        bundle = Bundle.open("digits-cnn")
+        assert auto(bundle, "openvino", precision="int8", threads=2).threads == 2
+        picked = choice.pick(bundle, "model", "openvino", "cpu", "int8", {}, options=OpenVinoRuntime().options())
+        assert picked.threads is None
+
+    def test_not_where_a_run_is_long_or_may_be(self, bundle: Bundle) -> None:
+        assert auto(bundle, "openvino", precision="int8").threads is None  # without figures
+        long = with_speeds(bundle, speed("openvino", 0.5, 2.0), speed("litert", 1.5, 2.0))
+        assert auto(long, "openvino", precision="int8").threads is None
+        short = with_speeds(bundle, speed("openvino", 0.5, 2.0), speed("litert", 0.5, 2.0))
+        assert auto(short, "litert", precision="int8").threads == 1
+        free = any(isinstance(d, str) for spec in short.component().inputs for d in spec.shape)
+        assert auto(short, "openvino", precision="int8").threads == (None if free else 1)
+
+    def test_not_by_figures_of_another_architecture(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        short = with_speeds(bundle, speed("openvino", 0.5, 2.0), speed("litert", 0.5, 2.0))
+        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+        assert auto(short, "litert", precision="int8").threads is None
+
+
 def test_the_documented_orders_are_those_that_are_taken() -> None:
     page = Path(__file__).parents[2] / "docs" / "tuning.md"
     titles = {
