@@ -12,7 +12,7 @@ from devices.conftest import Guests
 from devices.workshop import Guest
 
 PROGRAM = Path(__file__).with_name("litert_guest.py")
-WHOLE = {("cifar-cnn", "model"), ("digits-vae", "encoder")}
+WHOLE = {("cifar-cnn", "model"), ("digits-vae", "encoder"), ("digits-vae", "decoder"), ("digits-gan", "model")}
 LEVEL = 1 / 255  # of the span of an output: int8 weights, computed in float on the GPU
 ROUNDING = 0.02  # of the span, root mean square: int8 of two versions of the kernels on noise; measured 0.0115
 
@@ -41,8 +41,8 @@ def test_what_fits_runs_there_whole(on_gpu: dict[tuple[str, str], Any]) -> None:
 def test_what_does_not_fit_is_named_by_operator_and_runs_in_part_when_told(on_gpu: dict[tuple[str, str], Any]) -> None:
     for key in on_gpu.keys() - WHOLE:
         said, placement = on_gpu[key]["said"], on_gpu[key]["placement"]
-        assert "does not fit the gpu: " in said and "TRANSPOSE: a tensor has bad input dims size: 6" in said
-        assert placement["device"] == "cpu+gpu" and placement["operators"]["GPU"] > placement["operators"]["CPU"] > 0
+        assert "does not fit the gpu: " in said and "RELU_0_TO_1: Not supported op" in said
+        assert placement["device"] == "cpu+gpu" and placement["operators"]["GPU"] > placement["operators"]["CPU"] == 1
 
 
 def test_tflite_runtime_runs_every_file_that_ships(guests: Guests, tmp_path: Path) -> None:
