@@ -68,8 +68,8 @@ class ChunkReading(TextReading):
     """A graph that reads several tokens a run, of one text or of several: prompts in chunks, what follows one by one.
 
     New columns go over the oldest of the ring; a token sees the `context` tokens before it, however they were
-    read. Where the number of slots is free, the ring begins small and doubles when it is full, so that a short
-    text does not pay for a long one. A file of fixed size takes fewer tokens too: the places before them are filled
+    read. Where the number of slots is free, the ring begins small and grows when it is full, so that a text pays
+    for little more than its own length. A file of fixed size takes fewer tokens too: the places before them are filled
     with a token at NOWHERE, which no other sees. So are those before the shorter ones of several prompts.
 
     Args:
@@ -145,10 +145,11 @@ class ChunkReading(TextReading):
         return self._feeds[width]
 
     def _make_room(self, count: int) -> None:
-        """Double the ring until the columns that come have a place, or it is as large as it may be."""
+        """Let the ring grow by a quarter until the columns that come have a place, or it is as large as it may be."""
         capacity, wanted = self._capacity, min(self._written + count, self._settings.context)
         while capacity < wanted:
-            capacity = min(2 * capacity, self._settings.context)
+            quarter = capacity // 4 // FIRST_SLOTS * FIRST_SLOTS
+            capacity = min(capacity + max(FIRST_SLOTS, quarter), self._settings.context)
         if capacity == self._capacity:
             return
         held = slice(0, self._capacity)
