@@ -138,7 +138,6 @@ class OpenVinoSession(Session):
         self._model, self._device = model, device
         self.inputs = agreed(model.inputs, specs[0], model.path)
         self.outputs = agreed(model.outputs, specs[1], model.path)
-        self._indices = range(len(self.outputs))
         self._stateful = bool(self._request.query_state())
         self.streams = 1 if self._stateful else int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
@@ -146,8 +145,7 @@ class OpenVinoSession(Session):
         request = self._request
         try:
             self._hand(request, arrays)
-            request.infer()
-            results = [request.get_output_tensor(index).data for index in self._indices]
+            results = list(request.infer(share_outputs=True).values())  # which otherwise are copied, for nobody
         except Exception as error:
             raise EngineError(f"openvino failed in '{self._model.path.name}': {_reason(error)}") from error
         return [result.copy() for result in results] if copy else results
