@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgekit import choice, registry
+from edgekit import choice, registry, stated
 from edgekit.benchmarks.cases import require_known
 from edgekit.benchmarks.records import Case
 from edgekit.bundle import Bundle
@@ -72,7 +72,7 @@ def tile_sizes(bundle: Bundle, size: tuple[int, int] | None) -> dict[tuple[str, 
         return {}
     found: dict[tuple[str, str], list[int]] = {}
     for runtime, variant in choice.candidates(bundle, bundle.main, "auto", "auto"):
-        files = choice.readable(runtime, variant.precision, bundle.component().variants)
+        files = stated.readable(runtime, variant.precision, bundle.component().variants)
         fixed = sorted({max(v.sizes.values()) for v in files if v.sizes})
         usual = [tile for tile in fixed[:-1] or TILES if MOST_OVERLAP * halo < tile < max(size)]
         found[runtime, variant.precision] = usual

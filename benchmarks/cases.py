@@ -12,10 +12,10 @@ import msgspec
 from edgekit import registry
 from edgekit.benchmarks.records import Case, Row
 from edgekit.bundle import Bundle
-from edgekit.choice import readable
 from edgekit.errors import InputError, NotInstalled
 from edgekit.manifest import Precision, Variant
 from edgekit.opening import runtime as find_runtime
+from edgekit.stated import readable
 from edgekit.verify import golden_sizes
 
 DEVICES = ("cpu", "gpu", "npu", "all")  # with an index where there are several, "gpu:1"

@@ -15,7 +15,7 @@ from edgekit.benchmarks.options import LATENCY_ALONE, MeasureOptions
 from edgekit.benchmarks.race import Race
 from edgekit.benchmarks.records import STOPPED, Case, Load, Row
 from edgekit.bundle import Bundle
-from edgekit.choice import readable
+from edgekit.stated import readable
 
 RATES = 3  # how often throughput is measured
 

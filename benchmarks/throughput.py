@@ -27,11 +27,11 @@ from rich.table import Table
 
 from edgekit import machine
 from edgekit.bundle import Bundle
-from edgekit.choice import readable
 from edgekit.errors import EngineError
 from edgekit.opening import open_session
 from edgekit.opening import runtime as find_runtime
 from edgekit.session import Session
+from edgekit.stated import readable
 from edgekit.tensors import Array
 
 FOUND = re.compile(r"Throughput:\s+([\d.]+) FPS")

@@ -9,13 +9,13 @@ import numpy as np
 
 from edgekit import registry
 from edgekit.bundle import Bundle
-from edgekit.choice import readable
 from edgekit.errors import EdgekitError
 from edgekit.exporters.sizing import fitted
 from edgekit.manifest import Agreement, Component, Precision, Variant
 from edgekit.opening import open_session
 from edgekit.opening import runtime as find_runtime
 from edgekit.quantization.parting import Files, parting
+from edgekit.stated import readable
 from edgekit.tensors import Array
 from edgekit.verify import EQUAL_DB, answers, compare
 

@@ -15,10 +15,10 @@ import numpy as np
 from edgekit import bundle as bundles
 from edgekit import machine, registry
 from edgekit.bundle import Bundle
-from edgekit.choice import SMALL_MS, largest, readable
 from edgekit.errors import DeviceUnavailable, EdgekitError
 from edgekit.manifest import Component, Precision, Speed, Variant
 from edgekit.opening import runtime as find_runtime
+from edgekit.stated import SHORT_MS, largest, readable
 
 if TYPE_CHECKING:
     from edgekit.benchmarks import Row
@@ -96,7 +96,7 @@ def measured(bundle: Bundle, precision: Precision, options: GuardOptions) -> lis
 def _small(rows: Sequence[Row]) -> bool:
     """Whether every run was so short that threads may cost more than they gain."""
     runs = [float(np.median(row.round_ms)) for row in rows if row.round_ms and not row.error]
-    return bool(runs) and max(runs) < SMALL_MS
+    return bool(runs) and max(runs) < SHORT_MS
 
 
 def _fastest(rows: Sequence[Row]) -> list[Row]:

@@ -9,10 +9,10 @@ import msgspec
 
 from edgekit import machine
 from edgekit.bundle import Bundle
-from edgekit.choice import readable, whole
 from edgekit.manifest import Component, Manifest, Precision, Speed, Variant
 from edgekit.quantization.beside import Beside, GuardOptions, measured
 from edgekit.quantization.expectation import advice, expectation
+from edgekit.stated import readable, whole
 
 __all__ = ["Gain", "GuardOptions", "Guarded", "expectation", "guard", "marked"]
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
-from edgekit import guard, profile, registry
+from edgekit import guard, profile, registry, stated
 from edgekit.bundle import Bundle
 from edgekit.errors import DeviceUnavailable, InputError, NotInstalled
-from edgekit.machine import architecture, int8_overflows, processor
-from edgekit.manifest import Component, Speed, Variant
+from edgekit.machine import architecture, int8_overflows
+from edgekit.manifest import Variant
 from edgekit.selection import select
 
 # Without a profile, best first. x86-64: OpenVINO was fastest on all larger networks measured, int8 before float.
@@ -24,7 +21,7 @@ from edgekit.selection import select
 # x86-64, small networks: a run is over in a fraction of a millisecond, of which LiteRT wants the least for itself. To share
 # it out among threads takes longer than it gains, but where an engine computes in float without a detour.
 WITHOUT_VNNI = "x86_64 without VNNI"
-SMALL, SMALL_MS = "x86_64, small networks", 1.0
+SMALL = "x86_64, small networks"
 ALONE = {("openvino", "int8"), ("onnxruntime", "int8"), ("litert", "int8"), ("onnxruntime", "fp32")}
 DEFAULT_ORDER = {
     "x86_64": (
@@ -62,8 +59,6 @@ DEFAULT_ORDER = {
 }
 OTHER_PRECISIONS = ("int8", "fp32")  # of engines that are in no order, such as torch
 RARE_PRECISIONS = ("fp16", "int8-dynamic", "int8-weights", "int4-weights")  # after those measured
-# Before fp32 where the manifest says that they gain; 4 bits lose too much to be taken unasked
-GAINING = ("fp16", "int8-dynamic", "int8-weights")
 
 
 @dataclass(frozen=True)
@@ -195,12 +190,12 @@ def _by_order(
     bundle: Bundle, runtime: str, fitting: list[tuple[str, Variant]], wrong: dict[tuple[str, str], str], asked: Choice
 ) -> Choice:
     """The first of the documented order that nothing speaks against; `asked.why` says what is wrong with the profile."""
-    known = _speeds(bundle, fitting)
-    gaining = _gaining(known, fitting) if asked.device == "cpu" else []
+    known = stated.speeds(bundle.manifest.components, fitting)
+    gaining = stated.gaining(known, fitting) if asked.device == "cpu" else []
     rest = [c for c in fitting if c not in gaining]
     at = next((i for i, (_, variant) in enumerate(rest) if variant.precision == "fp32"), len(rest))
     fitting = [*rest[:at], *gaining, *rest[at:]]
-    slow = {**dict(_slower(known)), **wrong}
+    slow = {**dict(stated.slower(known)), **wrong}
     name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
     if (name, variant) in gaining:
@@ -210,24 +205,6 @@ def _by_order(
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
     kind = _kind(bundle, asked.device)
     return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
-
-
-def _gaining(
-    known: Mapping[tuple[str, str], Speed], fitting: Sequence[tuple[str, Variant]]
-) -> list[tuple[str, Variant]]:
-    """What the manifest says to be faster than every fp32 that could be taken instead, what gains most first."""
-    floats = {engine for engine, variant in fitting if variant.precision == "fp32"}
-    gains: list[tuple[float, tuple[str, Variant]]] = []
-    for engine, variant in fitting:
-        speed = known.get((engine, variant.precision))
-        if speed is None or variant.precision not in GAINING:
-            continue
-        beside = {e: s.ms for (e, p), s in known.items() if p == "fp32" and s.processor == speed.processor}
-        if floats and floats <= beside.keys():
-            gain = min(beside[e] for e in floats) / speed.ms
-            if gain > 1 + speed.noise:
-                gains.append((gain, (engine, variant)))
-    return [candidate for _, candidate in sorted(gains, key=lambda row: -row[0])]
 
 
 def candidates(
@@ -246,7 +223,7 @@ def candidates(
         wanted = "fp32" if _stayed_float(bundle, component, precision) else precision
         order = list(dict.fromkeys((engine, wanted) for engine, _ in order))
     variants = bundle.component(component).variants
-    return [(engine, variant) for engine, wanted in order for variant in readable(engine, wanted, variants)]
+    return [(engine, variant) for engine, wanted in order for variant in stated.readable(engine, wanted, variants)]
 
 
 def _stayed_float(bundle: Bundle, component: str, precision: str) -> bool:
@@ -255,85 +232,13 @@ def _stayed_float(bundle: Bundle, component: str, precision: str) -> bool:
     return precision not in have.get(component, {precision}) and any(precision in found for found in have.values())
 
 
-def whole(components: Mapping[str, Component], runtime: str, precision: str, here: str = "") -> Speed | None:
-    """What the manifest says of an engine's speed in a precision: one use of all components together, beside fp32.
-
-    Of files of several sizes the largest counts; a component that stayed float does not. `here` is a processor whose
-    figures alone are taken; left out, this one's before those of others of its architecture. None where a component
-    has no figures.
-    """
-    found: list[Speed] = []
-    for component in components.values():
-        if all(v.precision != precision for v in component.variants):
-            continue
-        files = readable(runtime, precision, component.variants)
-        speeds = [s for s in (largest(files).speed if files else ()) if s.runtime == runtime and _alike(s, here)]
-        if not speeds:
-            return None
-        found.append(min(speeds, key=lambda s: s.processor != processor()))
-    if not found:
-        return None
-    fp32_ms = math.fsum(s.runs * s.fp32_ms for s in found)
-    noise = math.fsum(s.runs * s.fp32_ms * s.noise for s in found) / fp32_ms if fp32_ms else 0.0
-    beside = next((s.beside for s in found if s.beside), "")
-    return msgspec.structs.replace(
-        found[0], ms=math.fsum(s.runs * s.ms for s in found), fp32_ms=fp32_ms, noise=noise, runs=1, beside=beside
-    )
-
-
-def largest(variants: Sequence[Variant]) -> Variant:
-    """The one of the largest fixed sizes; the first where none has any."""
-    return max(variants, key=lambda v: math.prod(v.sizes.values()) if v.sizes else 0)
-
-
-def alike(component: Component, variant: Variant) -> list[Variant]:
-    """The variants that differ from this one in the sizes of its free dimensions alone, this one first."""
-    same = [v for v in component.variants if (v.format, v.precision) == (variant.format, variant.precision)]
-    return [variant, *(v for v in same if v is not variant and v.sizes.keys() == variant.sizes.keys() and v.sizes)]
-
-
-def readable(engine: str, precision: str, variants: Sequence[Variant]) -> list[Variant]:
-    """The variants of a precision that an engine reads, in the first of its formats that there are any of."""
-    for format in _runtime(engine).formats:
-        found = [v for v in variants if (v.format, v.precision) == (format, precision)]
-        if found:
-            return found
-    return []
-
-
 def _kind(bundle: Bundle, device: str) -> str:
     """The kind of this processor, and of the bundle's networks by what the manifest says of their speed there."""
     if int8_overflows():
         return WITHOUT_VNNI
     if (here := architecture()) != "x86_64" or device not in ("cpu", "auto"):
         return here
-    files = [v for component in bundle.manifest.components.values() for v in component.variants]
-    runs = [s.ms for v in files if v.precision == "int8" for s in v.speed if _alike(s, "")]
-    return SMALL if runs and max(runs) < SMALL_MS else here
-
-
-def _speeds(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> dict[tuple[str, str], Speed]:
-    """What the manifest says of the candidates' speed, that of fp32 files which could be taken among them."""
-    pairs = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
-    known: dict[tuple[str, str], Speed] = {}
-    for pair in pairs:
-        if (speed := whole(bundle.manifest.components, *pair)) is not None:
-            known[pair] = speed
-    for (runtime, _), speed in list(known.items()):
-        if (runtime, "fp32") in pairs and not speed.beside:
-            known.setdefault((runtime, "fp32"), msgspec.structs.replace(speed, ms=speed.fp32_ms))
-    return known
-
-
-def _slower(known: Mapping[tuple[str, str], Speed]) -> Iterator[tuple[tuple[str, str], str]]:
-    """What the manifest says is slower than an fp32 that could be taken instead, and the words that say so."""
-    for pair, speed in known.items():
-        floats = {p[0]: s.ms for p, s in known.items() if p[1] == "fp32" and s.processor == speed.processor}
-        than = min(floats, key=lambda name: floats[name], default="")
-        if than and speed.ms > floats[than] * (1 + speed.noise):
-            yield pair, f"{' '.join(pair)} ({speed.ms:.3g} ms on {speed.processor}, {than} fp32 {floats[than]:.3g})"
-        elif not than and speed.slower:
-            yield pair, f"{' '.join(pair)} ({speed.ms:.3g} ms on {speed.processor}, fp32 {speed.fp32_ms:.3g})"
+    return SMALL if stated.short(bundle.manifest.components) else here
 
 
 def wrong_answers(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:
@@ -348,11 +253,6 @@ def wrong_answers(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Ite
                 (runtime, variant.precision),
                 f"{runtime} {variant.precision} ({other.snr_db:.0f} dB from another engine)",
             )
-
-
-def _alike(speed: Speed, here: str) -> bool:
-    """Whether figures were measured on this very processor, or at least on this architecture where none is named."""
-    return speed.processor == here if here else speed.architecture == architecture()
 
 
 def _before(fitting: Sequence[tuple[str, Variant]], pair: tuple[str, str], taken: tuple[str, str]) -> bool:

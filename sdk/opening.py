@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import asking, buckets, choice, floating, forking, guard, registry
+from edgekit import asking, buckets, choice, floating, forking, guard, registry, stated
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleNotFound, DeviceUnavailable, InputError, NotInstalled, WrongAnswer
 from edgekit.manifest import Component, Variant
@@ -147,7 +147,7 @@ def _here(
             engine = _engine(picked.runtime, picked.device, options)
             return guard.guarded(opened, bundle, (component, variant), engine, check)
 
-        alike = choice.alike(described, picked.variant)
+        alike = stated.alike(described, picked.variant)
         if len(alike) > 1 and not sizes:
             session: Session = buckets.BucketSession(described, alike, opening)
         else:

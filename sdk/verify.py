@@ -10,12 +10,12 @@ import numpy as np
 
 from edgekit import registry
 from edgekit.bundle import Bundle, golden_sample
-from edgekit.choice import readable
 from edgekit.errors import EdgekitError
 from edgekit.manifest import Component, Variant
 from edgekit.opening import open_session
 from edgekit.opening import runtime as find_runtime
 from edgekit.session import Session
+from edgekit.stated import readable
 from edgekit.tensors import Array, TensorSpec, axes
 
 FP32_TOLERANCE = 1e-3  # of the golden outputs' largest value; engines and processors differ by 1e-5 or less

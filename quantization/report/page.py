@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import edgekit
 from edgekit import machine, registry
 from edgekit.bundle import Bundle
-from edgekit.choice import largest, readable, whole
 from edgekit.manifest import METRICS, Agreement, Quality, Speed, Variant
 from edgekit.quantization.agreement import ALIKE_DB
 from edgekit.quantization.report.samples import Samples
 from edgekit.quantization.schemes.scheme import Layer
+from edgekit.stated import largest, readable, whole
 
 if TYPE_CHECKING:
     from edgekit.quantization import Quantized

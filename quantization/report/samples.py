@@ -14,10 +14,10 @@ import numpy as np
 import edgekit
 from edgekit import images, registry
 from edgekit.bundle import Bundle
-from edgekit.choice import readable
 from edgekit.errors import EdgekitError
 from edgekit.images import UInt8
 from edgekit.opening import runtime as find_runtime
+from edgekit.stated import readable
 from edgekit.tensors import Array
 
 AMPLIFIED = 8  # how many times a difference is enlarged to be seen

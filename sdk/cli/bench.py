@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgekit.cli.show import STOPPED, command, out_console, parse_size, progress_bar
+from edgekit.cli.show import STOPPED, command, out_console, parse_size, progress_bar, several, several_threads
 from edgekit.errors import InputError, NotInstalled
 
 if TYPE_CHECKING:
@@ -18,24 +18,6 @@ if TYPE_CHECKING:
     from edgekit.bundle import Bundle
 
 STDOUT = "-"
-
-
-def _split(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """ "openvino,litert" and "--runtimes openvino --runtimes litert" alike."""
-    return tuple(dict.fromkeys(part for text in given for part in text.split(",") if part))
-
-
-def _threads(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[int | None, ...]:
-    parts = _split(ctx, parameter, given)
-    if wrong := [part for part in parts if not (part.isdecimal() and 1 <= int(part) <= 1024)]:
-        raise click.BadParameter(f"got '{wrong[0]}': expected numbers from 1 to 1024, such as 1,2,4")
-    return tuple(int(part) for part in parts) or (None,)
-
-
-def several(name: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """An option that takes names by commas or again and again; its singular is understood."""
-    single = f"--{name.removesuffix('s')}"
-    return click.option(f"--{name}", single, name, multiple=True, callback=_split, help=f"{help}, by commas.")
 
 
 def outputs(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +46,7 @@ class _Bench(click.Command):
 @several("runtimes", "Only these engines")
 @several("devices", "cpu, gpu, npu, gpu:1 …, or all")
 @several("precisions", "Only these precisions")
-@click.option("--threads", multiple=True, callback=_threads, help="Engine threads, by commas; the engine's choice if left out.")  # fmt: skip
+@several_threads("the engine's choice")
 @click.option("--size", default="640x360", show_default=True, help="Width x height of the input image.")
 @click.option("--image", type=click.Path(path_type=Path), help="A photo to measure on; one ships.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
@@ -79,7 +61,7 @@ class _Bench(click.Command):
 @outputs
 def bench(
     bundles: tuple[str, ...], runtimes: tuple[str, ...], devices: tuple[str, ...], precisions: tuple[str, ...],
-    threads: tuple[int | None, ...], size: str, image: Path | None, rounds: int, seconds: float, minutes: float | None,
+    threads: tuple[int, ...], size: str, image: Path | None, rounds: int, seconds: float, minutes: float | None,
     fps: float | None, loads: int, drop_cache: bool, bound: bool, timeout_s: float, estimates: tuple[str, ...],
     json_out: str | None, markdown: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
@@ -97,7 +79,7 @@ def bench(
     _require_writable(json_out, markdown, html)
     thorough = Thorough(fps, loads, drop_cache, minutes, keep=True, bound=bound)
     options = MeasureOptions(size=parse_size(size), image=image, rounds=rounds, seconds=seconds, timeout_s=timeout_s,
-                             devices=devices or ("cpu",), threads=threads, thorough=thorough)  # fmt: skip
+                             devices=devices or ("cpu",), threads=threads or (None,), thorough=thorough)  # fmt: skip
     opened = [Bundle.open(name) for name in bundles]
     for bundle in opened:  # refused before the work, not after it
         groups_of(bundle, runtimes, precisions, options)

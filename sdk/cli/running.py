@@ -71,11 +71,14 @@ class Work:
         """The file that the task takes.
 
         Raises:
-            InputError: none was named.
+            InputError: none was named, or one that is not there.
         """
         if self.given is None:
             raise InputError(f"{self.bundle.name} takes {what}: name its file after the bundle")
-        return Path(self.given)
+        path = Path(self.given)
+        if not path.exists():
+            raise InputError(f"there is no file '{path}': {self.bundle.name} takes {what}")
+        return path
 
     def target(self, what: str) -> Path:
         """The file that the task writes.

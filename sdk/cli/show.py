@@ -51,6 +51,31 @@ def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
 
+def _split(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """ "openvino,litert" and "--runtimes openvino --runtimes litert" alike."""
+    return tuple(dict.fromkeys(part for text in given for part in text.split(",") if part))
+
+
+def _counts(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[int, ...]:
+    parts = _split(ctx, parameter, given)
+    if wrong := [part for part in parts if not (part.isdecimal() and 1 <= int(part) <= 1024)]:
+        raise click.BadParameter(f"got '{wrong[0]}': expected numbers from 1 to 1024, such as 1,2,4")
+    return tuple(int(part) for part in parts)
+
+
+def several(name: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option that takes names by commas or again and again; its singular is understood."""
+    single = f"--{name.removesuffix('s')}"
+    return click.option(f"--{name}", single, name, multiple=True, callback=_split, help=f"{help}, by commas.")
+
+
+def several_threads(left_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--threads 1,2`; none where it is left out."""
+    return click.option(
+        "--threads", multiple=True, callback=_counts, help=f"Engine threads, by commas; {left_out} if left out."
+    )
+
+
 def parse_numbers(text: str) -> dict[str, int]:
     """ "height=256,width=256" → {"height": 256, "width": 256}."""
     try:

@@ -26,6 +26,8 @@ from edgekit.cli.show import (
     parse_size,
     print_json,
     progress_bar,
+    several,
+    several_threads,
 )
 from edgekit.errors import InputError
 from edgekit.manifest import METRICS
@@ -65,22 +67,10 @@ class Outcome:
 @limit_options
 @click.option("--size", default="640x360", show_default=True, help="Width x height of the input image.")
 @click.option("--image", type=click.Path(path_type=Path), help="A photo to measure on; one ships.")
-@click.option("--runtime", "runtimes", multiple=True, help="Only this engine; may be given several times.")
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    default=("cpu",),
-    show_default=True,
-    help="cpu, gpu, npu, or all that are usable; may be given several times.",
-)
-@click.option("--precision", "precisions", multiple=True, help="Only this precision; may be given several times.")
-@click.option(
-    "--threads",
-    multiple=True,
-    type=click.IntRange(1, 1024),
-    help="Only so many; left out, the engine's own choice, 1, 2, 4 … and all cores.",
-)
+@several("runtimes", "Only these engines")
+@several("devices", "cpu, gpu, npu, or all that are usable (cpu if left out)")
+@several("precisions", "Only these precisions")
+@several_threads("the engine's own choice, 1, 2, 4 … and all cores")
 @click.option("--budget", type=float, default=45.0, show_default=True, help="Seconds that it may take.")
 @click.option(
     "--pareto",
@@ -121,7 +111,7 @@ def tune(
         from edgekit.benchmarks.candidates import TuneOptions
 
         options = TuneOptions(
-            budget_s=budget, limits=Limits(**limits), runtimes=runtimes, devices=devices, precisions=precisions,
+            budget_s=budget, limits=Limits(**limits), runtimes=runtimes, devices=devices or ("cpu",), precisions=precisions,
             threads=threads, size=parse_size(size), image=image, front=pareto,
         )  # fmt: skip
         outcome = _tuned(opened, options)

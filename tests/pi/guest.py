@@ -22,8 +22,8 @@ import numpy as np
 
 from edgekit import open_session
 from edgekit.bundle import Bundle, shipped
-from edgekit.choice import readable
 from edgekit.manifest import Variant
+from edgekit.stated import readable
 from edgekit.tensors import Array, TensorSpec
 from edgekit.verify import answers, golden_sizes
 

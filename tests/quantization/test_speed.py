@@ -14,7 +14,7 @@ import pytest
 from sdk.doubles import edit_manifest, replace_file
 
 import edgekit.benchmarks
-from edgekit import choice, machine
+from edgekit import choice, machine, stated
 from edgekit.benchmarks import Case, MeasureOptions, Report, Row
 from edgekit.benchmarks.cases import component_cases, usual_sizes
 from edgekit.benchmarks.statistics import FLOOR, noise_of
@@ -91,7 +91,7 @@ def test_slower_files_are_kept_on_request_and_marked(bundle: Bundle, engines: An
     found = guard(bundle, "int8", replace(SHORT, keep_slower=True))
     assert not found.dropped and "kept, and marked" in " ".join(found.notes)
     kept = Bundle(bundle.folder, found.manifest)
-    slow = choice.whole(kept.manifest.components, "litert", "int8")
+    slow = stated.whole(kept.manifest.components, "litert", "int8")
     assert slow is not None and slow.slower
     assert choice.pick(kept, "model", "litert", "cpu", "auto", {}).variant.precision == "fp32"
 

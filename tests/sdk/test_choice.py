@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from sdk.doubles import edit_manifest
 
-from edgekit import choice, profile
+from edgekit import choice, machine, profile, stated
 from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
 from edgekit.errors import DeviceUnavailable, InputError
@@ -236,7 +236,7 @@ class TestMarkedSpeeds:
         assert named(auto(marked)) == ("openvino", "int8")
 
     def test_marks_of_this_processor_come_before_those_of_others(self, bundle: Bundle) -> None:
-        own = speed("openvino", 1.0, 2.0, processor=choice.processor())
+        own = speed("openvino", 1.0, 2.0, processor=machine.processor())
         assert named(auto(with_speeds(bundle, speed("openvino", 3.0, 2.0), own))) == ("openvino", "int8")
 
     def test_dynamic_int8_comes_before_fp32_where_it_was_faster(self, bundle: Bundle) -> None:
@@ -266,10 +266,10 @@ def test_components_count_as_often_as_the_task_runs_them() -> None:
         name: with_speeds(bundle, speed("openvino", ms, fp32_ms, runs=runs)).manifest.components[name]
         for name, ms, fp32_ms, runs in (("encoder", 1.0, 9.0, 1), ("decoder", 2.0, 1.0, 10))
     }
-    total = choice.whole(parts, "openvino", "int8")
+    total = stated.whole(parts, "openvino", "int8")
     assert total is not None and (total.ms, total.fp32_ms) == (21.0, 19.0) and total.slower
-    assert choice.whole(parts, "openvino", "int8", "another processor") is None
-    assert choice.whole(parts, "onnxruntime", "int8") is None
+    assert stated.whole(parts, "openvino", "int8", "another processor") is None
+    assert stated.whole(parts, "onnxruntime", "int8") is None
 
 
 def test_without_vnni_openvino_runs_fp32_and_the_exact_engines_int8(
@@ -297,9 +297,9 @@ def test_a_component_that_stayed_float_runs_in_fp32_beside_small_ones(tmp_path: 
     with pytest.raises(DeviceUnavailable, match="has no int4-weights file"):
         choice.pick(mixed, "encoder", "onnxruntime", "cpu", "int4-weights", {})
     marked = with_speeds(mixed, speed("openvino", 1.0, 2.0, architecture=choice.architecture()))
-    total = choice.whole(marked.manifest.components, "openvino", "int8")
+    total = stated.whole(marked.manifest.components, "openvino", "int8")
     assert total is not None and (total.ms, total.fp32_ms) == (1.0, 2.0)
-    assert choice.whole(marked.manifest.components, "openvino", "int4-weights") is None
+    assert stated.whole(marked.manifest.components, "openvino", "int4-weights") is None
 
 
 def test_auto_leaves_alone_what_answers_otherwise(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,8 +180,9 @@ def test_run_says_what_ran_where(photo_file: Path, tmp_path: Path) -> None:
 # Errors
 
 
-def test_a_missing_image(double: Path, tmp_path: Path) -> None:
-    assert "no image file at" in refused("run", double, tmp_path / "none.png", "-o", tmp_path / "out.png", *DOUBLE)
+@pytest.mark.parametrize("out", [("-o", "out.png"), ()], ids=["named", "not named"])
+def test_a_missing_image_is_told_first(double: Path, tmp_path: Path, out: tuple[str, ...]) -> None:
+    assert "there is no file" in refused("run", double, tmp_path / "none.png", *out, *DOUBLE)
 
 
 def test_a_file_that_is_no_image(double: Path, tmp_path: Path) -> None:

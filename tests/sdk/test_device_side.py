@@ -29,7 +29,7 @@ import numpy as np
 
 import edgekit
 from edgekit.bundle import Bundle, shipped
-from edgekit.choice import readable
+from edgekit.stated import readable
 from edgekit.verify import verify
 
 ran = []
