@@ -99,6 +99,23 @@ def pick(
     Raises:
         InputError: options of no engine that would do. DeviceUnavailable: nothing in the bundle fits; says what there is. NotInstalled.
     """
+    taken = _taken(bundle, component, runtime, device, precision, sizes, threads, image_size, options)
+    alone = taken.threads is None and options is None and _short(bundle, component, taken)
+    return replace(taken, threads=1, why=f"on one thread, as its runs are short; {taken.why}") if alone else taken
+
+
+def _taken(
+    bundle: Bundle,
+    component: str,
+    runtime: str,
+    device: str,
+    precision: str,
+    sizes: Mapping[str, int],
+    threads: int | None,
+    image_size: tuple[int, int] | None,
+    options: Any,
+) -> Choice:
+    """As `pick`, threads as they are asked for or were measured."""
     found = candidates(bundle, component, runtime, precision, device)
     if not found or (runtime != "auto" and not _runtime(runtime).installed()):
         _refuse(bundle, component, runtime, precision, found)
@@ -130,9 +147,7 @@ def pick(
                 f"no installed engine that reads {bundle.name} has the device '{device}': use device='cpu', or see `edgekit devices`"
             )
     asked = Choice(runtime, fitting[0][1], threads, stale, device)
-    taken = replace(asked, why="asked for") if named else _by_order(bundle, runtime, fitting, wrong, asked)
-    alone = threads is None and options is None and _short(bundle, component, taken)
-    return replace(taken, threads=1, why=f"on one thread, as its runs are short; {taken.why}") if alone else taken
+    return replace(asked, why="asked for") if named else _by_order(bundle, runtime, fitting, wrong, asked)
 
 
 def _short(bundle: Bundle, component: str, taken: Choice) -> bool:

@@ -369,6 +369,14 @@ class TestShortRuns:
         free = any(isinstance(d, str) for spec in short.component().inputs for d in spec.shape)
         assert auto(short, "openvino", precision="int8").threads == (None if free else 1)
 
+    def test_a_profile_is_gone_by_as_it_was_measured(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(choice, "int8_overflows", lambda: False)
+        bundle = Bundle.open(shutil.copytree(find("digits-cnn"), tmp_path / "digits-cnn"))
+        save(bundle, [row("openvino", "int8", 0.1), row("litert", "int8", 9.0)])
+        assert auto(bundle).threads == 1  # of its own choice, which is one
+        save(bundle, [row("openvino", "int8", 0.1, threads=2)])
+        assert auto(bundle).threads == 2
+
     def test_not_by_figures_of_another_architecture(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         short = with_speeds(bundle, speed("openvino", 0.5, 2.0), speed("litert", 0.5, 2.0))
         monkeypatch.setattr(platform, "machine", lambda: "aarch64")
