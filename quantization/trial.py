@@ -255,7 +255,7 @@ class Trial:
         fp32 = self.work.qualities.get((format, exact)) or next(iter(self.work.qualities.values()), None)
         qualities = []
         for engine in engines:
-            self.work.progress(f"{metric.name} of {format} {precision} on {engine}")
+            self.work.progress(f"{metric.name} of {format} {precision} on {engine}: {metric.data}")
             value = metric.value(bundle, engine, precision)
             if not math.isfinite(value):
                 raise QuantizationError(
