@@ -48,10 +48,10 @@ BARS = {
         f"style-{name}": Bar("bsds_train.zip", "content.zip", "ssim", 0.05, True)
         for name in ("wave", "scream", "shipwreck", "udnie")
     },
-    "cifar-cnn": Bar("cifar10.zip", "cifar10.zip/test", "accuracy", 0.5, True),
-    "digits-cnn": Bar("mnist.zip", "mnist.zip/test", "accuracy", 0.5, True),
+    "cifar-cnn": Bar("cifar10.zip/train", "cifar10.zip/test", "accuracy", 0.5, True),
+    "digits-cnn": Bar("mnist.zip/train", "mnist.zip/test", "accuracy", 0.5, True),
     "digits-gan": Bar("random", "", "recognised", 1.0),
-    "digits-vae": Bar("mnist.zip", "mnist.zip/test", "psnr", 0.5),
+    "digits-vae": Bar("mnist.zip/train", "mnist.zip/test", "psnr", 0.5),
     "digits-diffusion": Bar("random", "", "recognised", 1.0),
     "cifar-diffusion": Bar("random", "", "", 0.005),
     **{
@@ -169,8 +169,7 @@ def _part(named: str, data: Path, scratch: Path) -> Path:
     place = scratch / f"{part}-{source}"
     if not place.exists():
         if place.suffix == ".zip":
-            assert part == "test", named
-            _test_pictures(data / source, place)
+            _pictures(data / source, part, place)
         else:
             from edgekit.zoo import text
 
@@ -179,9 +178,9 @@ def _part(named: str, data: Path, scratch: Path) -> Path:
     return place
 
 
-def _test_pictures(source: Path, place: Path) -> None:
+def _pictures(source: Path, part: str, place: Path) -> None:
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(place, "w") as test:
-        names = [n for n in archive.namelist() if n.startswith("test/") and not n.endswith("/")]
+        names = [n for n in archive.namelist() if n.startswith(f"{part}/") and not n.endswith("/")]
         for label in sorted({n.split("/")[1] for n in names}):
             for name in sorted(n for n in names if n.split("/")[1] == label)[:SAMPLES]:
                 test.writestr(name, archive.read(name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def from_path(bundle: Bundle, path: str | Path, count: int = COUNT) -> dict[str,
     elif path.suffix in TEXT_SUFFIXES:
         found = recorded(bundle, [path.read_text(encoding="utf-8")], count)
     else:
-        found = recorded(bundle, islice((photo for _, photo in photos(path)), count), count)
+        found = recorded(bundle, (photo for _, photo in photos(path, count)), count)
     return {name: checked(inputs, bundle.component(name).inputs) for name, inputs in found.items()}
 
 
@@ -133,10 +132,8 @@ def from_photos(
         given = ", ".join(f"{s.name}: {s}" for s in inputs)
         raise QuantizationError(f"photos calibrate a network with one image input: this one takes {given}; pass arrays")
     spec = inputs[0]
-    found = [image for _, image in photos(folder)]
-    picked = [found[i] for i in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
     random = np.random.default_rng(0)
-    return [(to_tensor(_crop(image, spec, side, random), spec),) for image in picked]
+    return [(to_tensor(_crop(image, spec, side, random), spec),) for _, image in photos(folder, count)]
 
 
 def from_arrays(path: Path, inputs: Sequence[TensorSpec]) -> Calibration:

@@ -67,8 +67,10 @@ def decode_image(encoded: bytes, name: str) -> UInt8:
     return as_uint8(decoded)
 
 
-def photos(source: str | Path) -> Iterator[tuple[str, UInt8]]:
+def photos(source: str | Path, most: int | None = None) -> Iterator[tuple[str, UInt8]]:
     """(name, RGB image) of every image in a folder (searched recursively), a .zip, or a single file, by name.
+
+    Of more than `most`, so many are read, evenly spread: collections lie sorted, by class as a rule.
 
     Raises:
         ImageError: there are none.
@@ -78,17 +80,23 @@ def photos(source: str | Path) -> Iterator[tuple[str, UInt8]]:
         try:
             with zipfile.ZipFile(source) as archive:
                 names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
-                for name in names:
+                for name in _spread(names, most):
                     yield name, decode_image(archive.read(name), name)[:, :, :3]
         except zipfile.BadZipFile as error:
             raise ImageError(f"'{source}' is not a readable .zip: {error}") from error
     else:
         paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
         names = [str(p) for p in paths]
-        for path in paths:
-            yield str(path), read_image(path)[:, :, :3]
+        for name in _spread(names, most):
+            yield name, read_image(name)[:, :, :3]
     if not names:
         raise ImageError(f"no images in '{source}': expected a folder or .zip of PNG, JPEG or WebP files")
+
+
+def _spread(names: list[str], most: int | None) -> list[str]:
+    if most is None or len(names) <= most:
+        return names
+    return [names[place] for place in np.linspace(0, len(names) - 1, most).astype(int)]
 
 
 def write_image(path: str | Path, image: UInt8, *, consume: bool = False) -> None:

@@ -32,7 +32,7 @@ class UpscalePsnr(Metric):
     @classmethod
     def of_photos(cls, source: str | Path, scale: int, name: str = "", limit: int | None = None) -> UpscalePsnr:
         """Pairs from a folder or .zip of photos."""
-        pairs = [degrade(photo, scale) for _, photo in photos(source)][:limit]
+        pairs = [degrade(photo, scale) for _, photo in photos(source, limit)]
         return cls(pairs, scale, f"{name or Path(source).stem} ×{scale}, {len(pairs)} images, Y, shave {scale}")
 
     def value(self, bundle: Bundle, runtime: str, precision: str) -> float:

@@ -39,6 +39,15 @@ def test_photos_go_through_the_task(folder: Path, name: str, shapes: dict[str, l
     assert all(len(v) == 3 for v in found.values())
 
 
+def test_every_class_of_a_sorted_collection_is_seen(tmp_path: Path) -> None:
+    for label in range(10):
+        (tmp_path / str(label)).mkdir()
+        for index in range(5):
+            write_image(tmp_path / str(label) / f"{index}.png", np.full((32, 32, 3), 25 * label, np.uint8))
+    found = calibration.from_path(Bundle.open("digits-cnn"), tmp_path, 20)["model"]
+    assert len(found) == 20 and len({float(arrays[0].mean().round(3)) for arrays in found}) == 10
+
+
 def test_a_decoder_sees_the_codes_of_the_encoder(folder: Path) -> None:
     bundle = Bundle.open("digits-vae")
     found = calibration.from_path(bundle, folder)

@@ -223,6 +223,20 @@ def test_photos_of_a_folder_zip_and_file_come_by_name(tmp_path: Path) -> None:
     assert [image.shape for _, image in photos(folder / "b.png")] == [(4, 5, 3)]
 
 
+@pytest.mark.parametrize(("most", "taken"), [(None, 9), (20, 9), (3, 3), (1, 1)])
+def test_some_of_many_photos_are_evenly_spread(tmp_path: Path, most: int | None, taken: int) -> None:
+    (tmp_path / "photos").mkdir()
+    for index in range(9):
+        write_image(tmp_path / "photos" / f"{index}.png", noise(4, 5, 3))
+    (tmp_path / "photos" / "1.png").write_bytes(b"never read where three are taken")
+    if most in (3, 1):
+        found = [Path(name).stem for name, _ in photos(tmp_path / "photos", most)]
+        assert found == {3: ["0", "4", "8"], 1: ["0"]}[most] and len(found) == taken
+    else:
+        write_image(tmp_path / "photos" / "1.png", noise(4, 5, 3))
+        assert len(list(photos(tmp_path / "photos", most))) == taken
+
+
 def test_photos_of_nothing_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
