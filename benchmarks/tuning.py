@@ -114,7 +114,7 @@ def _raced(bundle: Bundle, cases: Sequence[Case], image: str | None, options: Tu
     """The rows of all combinations that were raced, and whether it was stopped.
 
     The ends go first: every engine, device and precision with its own tile and the smallest one, where the task cuts
-    images, else with its own number of threads and with one. What is left after a round is raced with what lies between.
+    images, else with its own number of threads, with one and with all. What is left after a round is raced with what lies between.
     """
     sizes = tile_sizes(bundle, options.size if image is not None else None)
     first = [case for end in _ends(options, sizes) for case in end(cases)]
@@ -147,7 +147,7 @@ def _ends(options: TuneOptions, sizes: Sizes) -> list[Callable[[Sequence[Case]],
         threads = options.threads[0] if options.threads else None
         return [msgspec.structs.replace(_threaded(c, threads), tile=tile) for c, tiles in smallest for tile in tiles]
 
-    counts = list(options.threads) or ([None] if any(sizes.values()) else [None, 1])
+    counts = list(options.threads) or ([None] if any(sizes.values()) else [None, 1, cores()])
     return [*map(counted, counts), tiled]
 
 

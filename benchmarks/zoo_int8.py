@@ -179,11 +179,13 @@ def _part(named: str, data: Path, scratch: Path) -> Path:
 
 
 def _pictures(source: Path, part: str, place: Path) -> None:
-    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(place, "w") as test:
+    partial = place.with_suffix(".partial")
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(partial, "w") as kept:
         names = [n for n in archive.namelist() if n.startswith(f"{part}/") and not n.endswith("/")]
         for label in sorted({n.split("/")[1] for n in names}):
             for name in sorted(n for n in names if n.split("/")[1] == label)[:SAMPLES]:
-                test.writestr(name, archive.read(name))
+                kept.writestr(name, archive.read(name))
+    partial.rename(place)
 
 
 if __name__ == "__main__":

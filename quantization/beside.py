@@ -64,7 +64,7 @@ def measured(bundle: Bundle, precision: Precision, options: GuardOptions) -> lis
     """Every file of a precision on every engine here that reads it, interleaved with fp32 at the same sizes.
 
     Where an engine has no fp32 file and none can be made, the fastest fp32 of the others stands in its place. Small
-    networks run with the engine's own number of threads and on one, and what is faster counts, of either precision.
+    networks run on all cores and on one, and what is faster counts, of either precision.
     """
     from edgekit.benchmarks import MeasureOptions, measure
 
@@ -80,8 +80,12 @@ def measured(bundle: Bundle, precision: Precision, options: GuardOptions) -> lis
     with _comparable(bundle, precision, options) as (compared, built):
         try:
             rows = measure(compared, precisions=("fp32", precision), options=told).rows
-            if options.threads is None and _small([row for row in rows if row.case.precision == precision]):
-                told = replace(told, threads=(None, 1))
+            if (
+                options.threads is None
+                and machine.cores() > 1
+                and _small([row for row in rows if row.case.precision == precision])
+            ):
+                told = replace(told, threads=(machine.cores(), 1))
                 rows = _fastest(measure(compared, precisions=("fp32", precision), options=told).rows)
         except DeviceUnavailable:  # no engine that reads these files is installed
             return []
@@ -132,7 +136,8 @@ def _fp32_of(row: Row, rows: Sequence[Row]) -> Row | None:
     if row.case.precision == "fp32":
         return None
     same = (row.case.component, row.case.runtime, row.case.sizes, "fp32")
-    return next((r for r in rows if (r.case.component, r.case.runtime, r.case.sizes, r.case.precision) == same), None)
+    found = [r for r in rows if (r.case.component, r.case.runtime, r.case.sizes, r.case.precision) == same]
+    return min(found, key=lambda r: r.case.threads != row.case.threads, default=None)  # of as many threads, if it ran
 
 
 def _beside(bundle: Bundle, row: Row, rows: Sequence[Row], facts: tuple[int, Sequence[str]]) -> Beside:

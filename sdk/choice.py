@@ -18,11 +18,9 @@ from edgekit.selection import select
 # fp32's with dot products (Pi 5) and nine tenths without (Pi 4). OpenVINO has no int8 kernels for convolutions there.
 # x86-64 without VNNI: OpenVINO's int8 kernels let sums of two products overflow 16 bits, so that its int8 files are run
 # in float; ONNX Runtime has an exact mode, and LiteRT is exact.
-# x86-64, small networks: a run is over in a fraction of a millisecond, of which LiteRT wants the least for itself. To share
-# it out among threads takes longer than it gains, but where an engine computes in float without a detour.
+# x86-64, small networks: a run is over in a fraction of a millisecond, of which LiteRT wants the least for itself.
 WITHOUT_VNNI = "x86_64 without VNNI"
 SMALL = "x86_64, small networks"
-ALONE = {("openvino", "int8"), ("onnxruntime", "int8"), ("litert", "int8"), ("onnxruntime", "fp32")}
 DEFAULT_ORDER = {
     "x86_64": (
         ("openvino", "int8"),
@@ -99,23 +97,6 @@ def pick(
     Raises:
         InputError: options of no engine that would do. DeviceUnavailable: nothing in the bundle fits; says what there is. NotInstalled.
     """
-    taken = _taken(bundle, component, runtime, device, precision, sizes, threads, image_size, options)
-    alone = taken.threads is None and options is None and _short(bundle, component, taken)
-    return replace(taken, threads=1, why=f"on one thread, as its runs are short; {taken.why}") if alone else taken
-
-
-def _taken(
-    bundle: Bundle,
-    component: str,
-    runtime: str,
-    device: str,
-    precision: str,
-    sizes: Mapping[str, int],
-    threads: int | None,
-    image_size: tuple[int, int] | None,
-    options: Any,
-) -> Choice:
-    """As `pick`, threads as they are asked for or were measured."""
     found = candidates(bundle, component, runtime, precision, device)
     if not found or (runtime != "auto" and not _runtime(runtime).installed()):
         _refuse(bundle, component, runtime, precision, found)
@@ -148,13 +129,6 @@ def _taken(
             )
     asked = Choice(runtime, fitting[0][1], threads, stale, device)
     return replace(asked, why="asked for") if named else _by_order(bundle, runtime, fitting, wrong, asked)
-
-
-def _short(bundle: Bundle, component: str, taken: Choice) -> bool:
-    """Whether runs are known to be so short, whatever comes, that several threads would take longer."""
-    inputs = [spec.bound(taken.variant.sizes) for spec in taken.variant.inputs or bundle.component(component).inputs]
-    fixed = not any(isinstance(size, str) for spec in inputs for size in spec.shape)
-    return fixed and (taken.runtime, taken.variant.precision) in ALONE and _kind(bundle, taken.device) == SMALL
 
 
 def _of_sizes(
@@ -196,7 +170,8 @@ def _measured(
         if _runtime(row.runtime).installed():
             why = f"measured here on {measured.measured_at} with {measured.input}{measured.notes()}: {selected.why}"
             variant = trusted[row.runtime, row.precision]
-            return Choice(row.runtime, variant, threads or row.threads, why, row.device, measured.size, row.tile)
+            count = threads or row.threads or (row.ran if stated.alone(variant, row.runtime) else None)
+            return Choice(row.runtime, variant, count, why, row.device, measured.size, row.tile)
         rows = [other for other in rows if other.runtime != row.runtime]
     return None
 
@@ -253,7 +228,7 @@ def _kind(bundle: Bundle, device: str) -> str:
         return WITHOUT_VNNI
     if (here := architecture()) != "x86_64" or device not in ("cpu", "auto"):
         return here
-    return SMALL if stated.short(bundle.manifest.components) else here
+    return SMALL if stated.small(bundle.manifest.components) else here
 
 
 def wrong_answers(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Iterator[tuple[tuple[str, str], str]]:

@@ -80,20 +80,21 @@ def photos(source: str | Path, most: int | None = None) -> Iterator[tuple[str, U
         try:
             with zipfile.ZipFile(source) as archive:
                 names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
-                for name in _spread(names, most):
+                for name in _some(names, most):
                     yield name, decode_image(archive.read(name), name)[:, :, :3]
         except zipfile.BadZipFile as error:
             raise ImageError(f"'{source}' is not a readable .zip: {error}") from error
     else:
         paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
         names = [str(p) for p in paths]
-        for name in _spread(names, most):
+        for name in _some(names, most):
             yield name, read_image(name)[:, :, :3]
     if not names:
         raise ImageError(f"no images in '{source}': expected a folder or .zip of PNG, JPEG or WebP files")
 
 
-def _spread(names: list[str], most: int | None) -> list[str]:
+def _some(names: list[str], most: int | None) -> list[str]:
+    """At most so many names at even distances, the first and the last among them."""
     if most is None or len(names) <= most:
         return names
     return [names[place] for place in np.linspace(0, len(names) - 1, most).astype(int)]

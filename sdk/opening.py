@@ -56,7 +56,8 @@ def open_session(
         device: "cpu", "gpu", "npu", with an index where there are several ("gpu:1"): strict. "auto": the fastest that
             was measured here, "cpu" where none was.
         precision: a precision of the bundle ("fp32", "int8", …), strict, or "auto".
-        threads: engine threads; None leaves it to the engine.
+        threads: engine threads; None leaves it to the engine, but takes one for a file whose runs are so short that it
+            was faster on one when it was measured, unless `options` are given.
         component: which graph of the bundle.
         sizes: the free dimensions, by name: picks the file of these sizes, or fixes them on a device that needs it.
             Left out, a session over files of fixed sizes takes the file that an input fits, opened when it comes.
@@ -143,7 +144,9 @@ def _here(
 
         def opening(variant: Variant) -> Session:
             model = _model(bundle, described, variant, sizes or {})
-            opened = _opened(picked.runtime, model, picked.device, picked.threads, options)
+            alone = options is None and picked.device == "cpu" and stated.alone(variant, picked.runtime)
+            count = picked.threads or (1 if alone else None)
+            opened = _opened(picked.runtime, model, picked.device, count, options)
             engine = _engine(picked.runtime, picked.device, options)
             return guard.guarded(opened, bundle, (component, variant), engine, check)
 

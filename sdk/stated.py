@@ -11,7 +11,7 @@ from edgekit import registry
 from edgekit.machine import architecture, processor
 from edgekit.manifest import Component, Speed, Variant
 
-SHORT_MS = 1.0  # of a run that is over before threads or an engine's preparations pay
+SHORT_MS = 1.0  # of a run that may be over before other threads, or an engine's preparations, pay
 # Taken before fp32 where they gain; 4 bits lose too much to be taken unasked
 GAINING = ("fp16", "int8-dynamic", "int8-weights")
 
@@ -62,11 +62,21 @@ def whole(components: Mapping[str, Component], runtime: str, precision: str, her
     )
 
 
-def short(components: Mapping[str, Component]) -> bool:
-    """Whether every run in int8 was a short one, on processors of this architecture; False where nothing is stated."""
+def small(components: Mapping[str, Component]) -> bool:
+    """Whether every int8 run that there are figures of was a short one, on this architecture; False where there are none."""
     files = [v for component in components.values() for v in component.variants if v.precision == "int8"]
     runs = [speed.ms for variant in files for speed in variant.speed if _alike(speed, "")]
     return bool(runs) and max(runs) < SHORT_MS
+
+
+def alone(variant: Variant, runtime: str) -> bool:
+    """Whether an engine ran a file faster on one thread than on its own number of them, when it was measured.
+
+    Only short runs are measured on both. Figures of this processor decide, where there are any.
+    """
+    known = [s for s in variant.speed if s.runtime == runtime and _alike(s, "")]
+    here = [s for s in known if s.processor == processor()]
+    return any(s.threads == 1 and s.ms < SHORT_MS for s in here or known)
 
 
 def speeds(components: Mapping[str, Component], fitting: Sequence[tuple[str, Variant]]) -> dict[tuple[str, str], Speed]:

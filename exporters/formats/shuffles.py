@@ -20,7 +20,8 @@ SINGLY = {  # what gives each value by itself, so that the order of channels pas
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default,
     aten.leaky_relu.default, aten.sigmoid.default, aten.tanh.default, aten.silu.default, aten.gelu.default,
 }  # fmt: skip
-PAIRS = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor}
+PAIRS = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
+CONVOLUTIONS = {aten.conv2d.default, aten.conv2d.padding}
 ROUNDS, WEIGHTS = "quantized_decomposed::{}quantize_per_tensor", "quantized_decomposed::{}quantize_per_channel"
 GROUPS = 6  # which argument of a convolution
 NHWC, NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -28,7 +29,7 @@ NHWC, NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 
 def in_four_axes(module: fx.GraphModule) -> fx.GraphModule:
     """The module with the pixel shuffles of its images written out, in place."""
-    shuffles: list[Any] = [n for n in module.graph.nodes if n.target == SHUFFLE and n.meta["val"].ndim == 4]
+    shuffles: list[Any] = [n for n in module.graph.nodes if n.target == SHUFFLE and _of_images(n)]
     for node in shuffles:
         x, factor = node.args
         with module.graph.inserting_before(node):
@@ -43,6 +44,12 @@ def in_four_axes(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
+def _of_images(node: Any) -> bool:
+    """Whether a node gives a batch of images of known sizes, which files for TFLite have."""
+    value = node.meta["val"]
+    return value.ndim == 4 and all(isinstance(size, int) for size in value.shape)
+
+
 def order(channels: int, factor: int) -> Tensor:
     """The channels that a pixel shuffle takes, in the order of the pixels that they become: those of one beside each other."""
     return torch.arange(channels).view(-1, factor**2).T.flatten()
@@ -55,14 +62,14 @@ def _reorderable(node: Any, user: Any) -> bool:
     if _singly(node):
         return _reorderable(node.args[0], node)
     if node.target in PAIRS:
-        shapes = [part.meta["val"].shape if isinstance(part, fx.Node) else () for part in node.args]
-        alike = shapes[0] == shapes[1] and node.args[0] is not node.args[1]
-        return alike and all(_reorderable(part, node) for part in node.args)
+        parts = [part for part in node.args if isinstance(part, fx.Node)]  # the others are numbers
+        shapes = {part.meta["val"].shape for part in parts}
+        return len(shapes) == 1 and len(set(parts)) == len(parts) and all(_reorderable(p, node) for p in parts)
     if node.target == aten.cat.default:
-        parts: Any = node.args[0]
-        return node.args[1:] == (1,) and all(part.meta["val"].shape[1] == 1 for part in parts)
-    plain = node.target == aten.conv2d.default and node.args[GROUPS:] in ((), (1,))
-    return plain and _constant(node.args[1])
+        joined: Any = node.args[0]
+        return node.args[1:] == (1,) and all(part.meta["val"].shape[1] == 1 for part in joined)
+    plain = node.target in CONVOLUTIONS and node.args[GROUPS:] in ((), (1,)) and not node.kwargs
+    return plain and all(part is None or _constant(part) for part in node.args[1:3])
 
 
 def _singly(node: Any) -> bool:
@@ -70,9 +77,9 @@ def _singly(node: Any) -> bool:
 
 
 def _constant(node: Any) -> bool:
-    """Whether a node is a weight, as it is or rounded."""
+    """Whether a node is a weight or a bias, as it is or with steps of its own for each output channel."""
     rounds = _name(node) in (WEIGHTS.format(""), WEIGHTS.format("de"))
-    return node.op == "get_attr" or (rounds and all(map(_constant, node.all_input_nodes)))
+    return node.op == "get_attr" or (rounds and node.args[3] == 0 and all(map(_constant, node.all_input_nodes)))
 
 
 def _name(node: Any) -> str:
@@ -87,7 +94,8 @@ def _reorder(module: fx.GraphModule, node: Any, places: Tensor) -> None:
         _reorder(module, node.args[0], places)
     elif node.target in PAIRS:
         for part in node.args:
-            _reorder(module, part, places)
+            if isinstance(part, fx.Node):
+                _reorder(module, part, places)
     elif node.target == aten.cat.default:
         node.update_arg(0, [node.args[0][place] for place in places])
     else:
@@ -102,6 +110,8 @@ def _ordered(module: fx.GraphModule, node: Any, places: Tensor) -> Any:
             made = module.graph.node_copy(node, lambda part: _ordered(module, part, places))
         else:
             name = f"_{node.name}_by_pixel"
+            while hasattr(module, name):  # another shuffle's, which may have another order
+                name += "_"
             module.register_buffer(name, operator.attrgetter(str(node.target))(module).detach()[places])
             made = module.graph.get_attr(name)
         made.meta = dict(node.meta)

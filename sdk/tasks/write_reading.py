@@ -145,7 +145,7 @@ class ChunkReading(TextReading):
         return self._feeds[width]
 
     def _make_room(self, count: int) -> None:
-        """Let the ring grow by a quarter until the columns that come have a place, or it is as large as it may be."""
+        """Let the ring grow by a quarter, FIRST_SLOTS at least, until the columns that come have a place, or it is as large as it may be."""
         capacity, wanted = self._capacity, min(self._written + count, self._settings.context)
         while capacity < wanted:
             quarter = capacity // 4 // FIRST_SLOTS * FIRST_SLOTS

@@ -201,7 +201,7 @@ def test_a_text_ends_where_its_positions_do_whatever_others_need(
 
 
 def test_a_ring_grows_with_the_text(llama: Bundle, folders: Callable[[str], Path], tmp_path: Path) -> None:
-    """Slots are taken by the doubling; what is read does not depend on when."""
+    """Slots are taken as they are needed; what is read does not depend on when."""
     bundle = exported(folders("llama"), tmp_path / "my-lm", context=200)
     tokens = np.random.default_rng(0).integers(300, size=230).tolist()
     with loaded(bundle) as write:

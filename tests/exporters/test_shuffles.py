@@ -29,7 +29,10 @@ class Shuffled(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.kind, self.factor = kind, factor
-        self.tail = nn.Conv2d(3, 4 * factor**2, 3, padding=1, bias=kind != "without a bias")
+        padding = "same" if kind == "padding by name" else 1
+        self.tail = nn.Conv2d(3, 4 * factor**2, 3, padding=padding, bias=kind != "without a bias")
+        self.biased = nn.Linear(5, 4 * factor**2)
+        self.steps = nn.Parameter(torch.randn(5))
         self.grouped = nn.Conv2d(12, 4 * factor**2, 1, groups=4)
 
     def forward(self, image: Tensor) -> Any:
@@ -37,7 +40,11 @@ class Shuffled(nn.Module):
         if self.kind == "activations":
             x = F.leaky_relu(torch.clamp(x, -0.5, 0.5), 0.1)
         elif self.kind == "a sum":
-            x = x + F.relu(self.tail(image * 0.5))
+            x = torch.add(x * 0.5, F.relu(self.tail(image * 0.5)), alpha=0.3) - 0.1
+        elif self.kind == "single channels":
+            x = x + torch.cat([image[:, i % 3 : i % 3 + 1] for i in range(x.shape[1])], 1)
+        elif self.kind == "a bias that is computed":
+            x = F.conv2d(image, self.tail.weight, self.biased(self.steps), padding=1)
         elif self.kind == "a sum with itself":
             x = x + x
         elif self.kind == "the input":
@@ -50,8 +57,15 @@ class Shuffled(nn.Module):
         return (shuffled, x) if self.kind == "two users" else shuffled
 
 
-FREE = ("a convolution", "without a bias", "activations", "a sum")
-MOVED = ("a sum with itself", "the input", "groups", "a factor for each channel", "two users")
+FREE = ("a convolution", "without a bias", "padding by name", "activations", "a sum", "single channels")
+MOVED = (
+    "a bias that is computed",
+    "a sum with itself",
+    "the input",
+    "groups",
+    "a factor for each channel",
+    "two users",
+)
 
 
 def nodes(module: torch.fx.GraphModule, target: Any) -> list[Any]:
@@ -84,15 +98,16 @@ def test_of_the_order_of_channels() -> None:
 
 
 def test_weights_that_others_use_too_stay_as_they_are() -> None:
-    class Twice(nn.Module):
+    class Thrice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tail = nn.Conv2d(3, 12, 3, padding=1)
+            self.tail = nn.Conv2d(3, 16, 3, padding=1)
 
-        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-            return F.pixel_shuffle(self.tail(image), 2), self.tail(image.flip(2))
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            shuffled = (F.pixel_shuffle(self.tail(image * f), f) for f in (2, 4))
+            return *shuffled, self.tail(image.flip(2))
 
-    _, found, truth = written_out(Twice())
+    _, found, truth = written_out(Thrice())
     torch.testing.assert_close(found, truth, atol=0, rtol=0)
 
 

@@ -163,7 +163,9 @@ def without_fp32_tflite(bundle: Bundle) -> None:
 def test_short_runs_are_measured_on_one_thread_too_and_the_faster_counts(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    medians = {("int8", None): 0.6, ("int8", 1): 0.4, ("fp32", None): 0.8, ("fp32", 1): 0.9}
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    medians = {("int8", None): 0.6, ("int8", 1): 0.4, ("int8", 2): 0.6, ("fp32", None): 0.8, ("fp32", 1): 0.9}
+    medians["fp32", 2] = 0.8
     asked: list[Any] = []
 
     def measure(bundle: Bundle, runtimes: Any = (), precisions: Any = (), *, options: MeasureOptions) -> Report:
@@ -181,7 +183,7 @@ def test_short_runs_are_measured_on_one_thread_too_and_the_faster_counts(
 
     monkeypatch.setattr(edgekit.benchmarks, "measure", measure)
     found = [gain.speed for gain in guard(bundle, "int8", SHORT).rows]
-    assert asked == [(None,), (None, 1)]
+    assert asked == [(None,), (2, 1)]
     assert found and {(s.ms, s.fp32_ms, s.threads) for s in found if s} == {(0.4, 0.8, 1)}
     medians |= {("int8", None): 1.6, ("fp32", None): 2.8}
     asked.clear()

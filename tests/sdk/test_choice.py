@@ -342,45 +342,39 @@ def test_small_networks_have_an_order_of_their_own(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("on_x86")
 class TestShortRuns:
-    def test_int8_and_onnx_runtime_take_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(choice, "int8_overflows", lambda: False)
-        bundle = Bundle.open("digits-cnn")
-        taken = {
-            (engine, precision): auto(bundle, engine, precision=precision).threads
-            for engine in ("openvino", "onnxruntime", "litert")
-            for precision in ("fp32", "int8")
-        }
-        assert {pair for pair, threads in taken.items() if threads == 1} == choice.ALONE
-        assert set(taken.values()) == {None, 1}
-        assert auto(bundle).why.startswith("on one thread, as its runs are short; first of the default order")
+    """One thread for a file that an engine ran faster on one when it was measured."""
 
-    def test_threads_and_options_that_are_asked_for_are_kept_to(self) -> None:
-        bundle = Bundle.open("digits-cnn")
-        assert auto(bundle, "openvino", precision="int8", threads=2).threads == 2
-        picked = choice.pick(bundle, "model", "openvino", "cpu", "int8", {}, options=OpenVinoRuntime().options())
-        assert picked.threads is None
+    @staticmethod
+    def alone(bundle: Bundle, runtime: str) -> bool:
+        (variant,) = stated.readable(runtime, "int8", bundle.component().variants)
+        return stated.alone(variant, runtime)
 
-    def test_not_where_a_run_is_long_or_may_be(self, bundle: Bundle) -> None:
-        assert auto(bundle, "openvino", precision="int8").threads is None  # without figures
-        long = with_speeds(bundle, speed("openvino", 0.5, 2.0), speed("litert", 1.5, 2.0))
-        assert auto(long, "openvino", precision="int8").threads is None
-        short = with_speeds(bundle, speed("openvino", 0.5, 2.0), speed("litert", 0.5, 2.0))
-        assert auto(short, "litert", precision="int8").threads == 1
-        free = any(isinstance(d, str) for spec in short.component().inputs for d in spec.shape)
-        assert auto(short, "openvino", precision="int8").threads == (None if free else 1)
+    def test_what_was_faster_on_one_thread_runs_on_one(self, bundle: Bundle) -> None:
+        speeds = (speed("openvino", 0.5, 2.0, threads=1), speed("onnxruntime", 0.4, 2.0))
+        known = with_speeds(bundle, *speeds)
+        assert self.alone(known, "openvino") and not self.alone(known, "onnxruntime")
+        assert not self.alone(bundle, "openvino")  # without figures
 
-    def test_a_profile_is_gone_by_as_it_was_measured(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(choice, "int8_overflows", lambda: False)
-        bundle = Bundle.open(shutil.copytree(find("digits-cnn"), tmp_path / "digits-cnn"))
-        save(bundle, [row("openvino", "int8", 0.1), row("litert", "int8", 9.0)])
-        assert auto(bundle).threads == 1  # of its own choice, which is one
-        save(bundle, [row("openvino", "int8", 0.1, threads=2)])
-        assert auto(bundle).threads == 2
+    def test_figures_of_this_processor_decide(self, bundle: Bundle) -> None:
+        other = speed("openvino", 0.5, 2.0, threads=1)
+        here = speed("openvino", 0.5, 2.0, processor=machine.processor())
+        assert not self.alone(with_speeds(bundle, other, here), "openvino")
 
-    def test_not_by_figures_of_another_architecture(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-        short = with_speeds(bundle, speed("openvino", 0.5, 2.0), speed("litert", 0.5, 2.0))
+    def test_not_where_runs_are_long_or_were_on_another_architecture(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not self.alone(with_speeds(bundle, speed("openvino", 1.5, 2.0, threads=1)), "openvino")
+        short = with_speeds(bundle, speed("openvino", 0.5, 2.0, threads=1))
         monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-        assert auto(short, "litert", precision="int8").threads is None
+        assert not self.alone(short, "openvino")
+
+
+def test_a_profile_of_short_runs_is_gone_by_as_it_was_measured(bundle: Bundle) -> None:
+    rows = [msgspec.structs.replace(row("litert", "int8", 0.1), ran=2), row("openvino", "int8", 9.0)]
+    save(bundle, rows)
+    assert (named(auto(bundle)), auto(bundle).threads) == (("litert", "int8"), None)
+    short = with_speeds(bundle, speed("litert", 0.5, 2.0, threads=1, architecture=choice.architecture()))
+    assert auto(short).threads == 2  # it ran on the engine's own number
 
 
 def test_the_documented_orders_are_those_that_are_taken() -> None:
