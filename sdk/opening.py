@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekit.isolation import Isolation
 
 STRANDED = "in a process of its own, as the engine's threads do not come along with a fork"
+ALONE = "; on one thread, which was faster when its short runs were measured"
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".safetensors": "torch"}
 
 
@@ -142,10 +143,13 @@ def _here(
         picked = choice.pick(bundle, component, runtime, device, precision, sizes or {}, threads, options=options)
         forking.require_own(picked.runtime)
 
+        def alone(variant: Variant) -> bool:
+            free = picked.threads is None and options is None and picked.device == "cpu"
+            return free and stated.alone(variant, picked.runtime)
+
         def opening(variant: Variant) -> Session:
             model = _model(bundle, described, variant, sizes or {})
-            alone = options is None and picked.device == "cpu" and stated.alone(variant, picked.runtime)
-            count = picked.threads or (1 if alone else None)
+            count = 1 if alone(variant) else picked.threads
             opened = _opened(picked.runtime, model, picked.device, count, options)
             engine = _engine(picked.runtime, picked.device, options)
             return guard.guarded(opened, bundle, (component, variant), engine, check)
@@ -156,7 +160,7 @@ def _here(
         else:
             session = opening(picked.variant)
             session.others = buckets.listed(alike)
-        session.why = picked.why
+        session.why = f"{picked.why}{ALONE if alone(picked.variant) else ''}"
         return session
 
     session = guard.passing_on(made, strict="auto" not in (runtime, precision))

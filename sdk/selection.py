@@ -136,7 +136,7 @@ def _smallest(rows: Sequence[Row]) -> Row:
     """The least memory; where that is alike, the smallest files, then the fewest threads, then the fastest."""
     least = min(row.peak_mb or math.inf for row in rows)
     lean = [row for row in rows if (row.peak_mb or math.inf) <= least * (1 + LEAN)]
-    return min(lean, key=lambda r: (r.bytes, r.threads or math.inf, r.ms))
+    return min(lean, key=lambda r: (r.bytes, _threads(r), r.ms))
 
 
 def _reason(row: Row, fastest: Row, within: Sequence[Row], limits: Limits) -> str:
@@ -158,7 +158,12 @@ def _less(row: Row, fastest: Row) -> str:
         return f"{mine:.0f} MB of memory for {theirs:.0f}"
     if row.bytes < fastest.bytes:
         return f"{row.bytes / 1024:.0f} KB of files for {fastest.bytes / 1024:.0f}"
-    return "fewer threads" if (row.threads or math.inf) < (fastest.threads or math.inf) else "less memory"
+    return "fewer threads" if _threads(row) < _threads(fastest) else "less memory"
+
+
+def _threads(row: Row) -> float:
+    """How many ran, as the engine tells where the number was its own choice."""
+    return row.threads or row.ran or math.inf
 
 
 def figure(ms: float) -> str:

@@ -88,7 +88,7 @@ def _accuracy(bundle: Bundle, data: Path) -> Metric:
             raise InputError(f"'{path}' lies in no folder of a label: expected {', '.join(names[:8]) or '0, 1, …'}")
         images.append(image)
         labels.append(names.index(folder) if folder in names else int(folder))
-    return TopOneAccuracy(images, np.array(labels), f"{data.stem}, {len(images)} images")
+    return TopOneAccuracy(images, np.array(labels), f"{data.stem}, {len(images):,} images")
 
 
 def _ssim(bundle: Bundle, data: Path) -> Metric:

@@ -12,6 +12,7 @@ import msgspec
 import edgekit
 from edgekit.cli.show import (
     command,
+    conditions,
     err_console,
     json_option,
     new_table,
@@ -175,8 +176,7 @@ def report_variants(bundle: Any, as_json: bool) -> None:
         out_console.print(f"each file ran in its engine, beside {beside}", style="dim")
     fast = next((v.speed[-1] for c in bundle.manifest.components.values() for v in c.variants if v.speed), None)
     if fast:
-        threads = f"{fast.threads} thread{'s' * (fast.threads > 1)}"
-        out_console.print(f"speed: beside fp32, in turns, on {fast.processor}, {threads}", style="dim")
+        out_console.print(f"speed: beside fp32, in turns, on {conditions(fast)}", style="dim")
     out_console.print(f"wrote {bundle.folder}")
 
 

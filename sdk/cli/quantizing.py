@@ -12,7 +12,7 @@ import msgspec
 
 import edgekit
 from edgekit.cli.host import FORMATS, report_variants
-from edgekit.cli.show import command, err_console, json_option, new_table, out_console, print_json, steps
+from edgekit.cli.show import command, conditions, err_console, json_option, new_table, out_console, print_json, steps
 from edgekit.errors import ExportError, InputError
 from edgekit.manifest import METRICS
 
@@ -191,8 +191,7 @@ def _tabulate(bundle: Any, precision: str) -> None:
     out_console.print(table)
     measured = next((v.speed[-1] for _, v in rows if v.speed), None)
     if measured is not None:
-        threads = f"{measured.threads} thread{'s' * (measured.threads > 1)}"
-        out_console.print(f"speed beside fp32, in turns, on {measured.processor}, {threads}", style="dim")
+        out_console.print(f"speed beside fp32, in turns, on {conditions(measured)}", style="dim")
 
 
 def _as_builtins(result: Any) -> dict[str, Any]:

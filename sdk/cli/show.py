@@ -160,6 +160,15 @@ def speeds(variant: Any) -> str:
     return ", ".join(told)
 
 
+def conditions(speed: Any) -> str:
+    """The processor and the threads of a figure, in words."""
+    from edgekit.stated import SHORT_MS
+
+    short = speed.threads == 1 and speed.ms < SHORT_MS
+    count = "each on as many threads as were faster" if short else f"{speed.threads} thread{'s' * (speed.threads > 1)}"
+    return f"{speed.processor}, {count}"
+
+
 def print_json(value: Any) -> None:
     """JSON as its specification has it: what is not finite becomes null."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())

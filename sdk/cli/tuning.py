@@ -270,7 +270,7 @@ def _best(rows: Sequence[Row], taken: Row) -> list[Row]:
 
 def _figures(row: Row, tiled: bool) -> tuple[str, ...]:
     return (
-        str(row.threads or "auto"),
+        str(row.threads or (f"auto, {row.ran}" if row.ran else "auto")),
         *([str(row.tile or "")] if tiled else []),
         "–" if row.p50_ms is None or row.error else selection.figure(row.p50_ms),
         f"{row.noise:.0%}" if row.noise and row.rounds >= NOISE_KNOWN else "",

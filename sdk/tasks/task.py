@@ -75,12 +75,13 @@ class Task(Closing):
             "name": self.bundle.name,
             "task": self.name,
             **msgspec.to_builtins(self.settings),
-            "why": self._why(),
-            "placement": msgspec.to_builtins(self.placement()),
+            "placement": (placement := msgspec.to_builtins(self.placement())),
+            "why": self._why(placement["why"]),
         }
 
-    def _why(self) -> str:
-        return self._picked.why
+    def _why(self, told: str) -> str:
+        """Why this runs as it does, from what the session tells."""
+        return told
 
     @property
     def variant(self) -> Variant:
@@ -169,7 +170,7 @@ class Task(Closing):
                     check=self._guarding,
                     options=self._options,
                 )
-                session.why = self._picked.why
+                session.why = session.why.replace("asked for", self._picked.why, 1)
                 self._sessions[key] = session
             self._last = self._sessions[key]
             return self._last

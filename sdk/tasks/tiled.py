@@ -73,13 +73,13 @@ class TiledTask(Task):
         """Name, settings, sizes of tiles, and what runs where and why."""
         return {**super().info(), "tile_sizes": [list(w) for w in self._windows] or f"any up to {self._max_tile}"}
 
-    def _why(self) -> str:
-        """Why this engine and file; whether images are of quite another size than that which was measured."""
+    def _why(self, told: str) -> str:
+        """As the session tells; whether images are of quite another size than that which was measured."""
         size, seen = self._picked.size, self._seen
         if size is None or seen is None or 1 / OTHER < pixels(seen) / pixels(size) < OTHER:
-            return self._picked.why
+            return told
         shape = f"{seen[1]}x{seen[0]}"
-        return f"{self._picked.why}; the last image was {shape}: `edgekit tune {self.bundle.name} --size {shape}` measures that"
+        return f"{told}; the last image was {shape}: `edgekit tune {self.bundle.name} --size {shape}` measures that"
 
     def example(self, image: UInt8) -> tuple[Session, dict[str, Array]]:
         """The session, and the image, or its first tile, as it gets it."""
