@@ -97,8 +97,9 @@ class Parity(_Strict, frozen=True):
 class Speed(_Strict, frozen=True):
     """A variant beside fp32 on one engine, measured interleaved on one machine; medians of `session.run` in ms.
 
-    `noise` is what the ratio of the two differed by between rounds, as a part of it; `runs` how often one use of the
-    task runs this component; `beside` whose fp32 it is, where not the same engine's own file.
+    `threads` ran this variant. Runs below a millisecond are measured on all cores and on one, and the faster counts; fp32
+    may then have run on another number. `noise` is what the ratio of the two differed by between rounds, as a part of it;
+    `runs` how often one use of the task runs this component; `beside` whose fp32 it is, where not the same engine's own file.
     """
 
     runtime: str
