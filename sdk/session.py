@@ -152,8 +152,11 @@ class Session(Closing):
         """
         self._refuse_closed()
         arrays = self._checked(inputs)
-        with self._lock if self._serial else nullcontext():
-            self._refuse_closed()
+        if self._serial:
+            with self._lock:
+                self._refuse_closed()
+                results = self._run(arrays, copy)
+        else:
             results = self._run(arrays, copy)
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 

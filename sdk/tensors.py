@@ -96,7 +96,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             raise TensorError(f"{self.name}: got dtype {array.dtype}, expected {self}; {self._remedy(array)}")
         if array.size > MOST_VALUES:
             raise TensorError(f"{self.name}: got {array.size} values ({array.shape}), expected {MOST_VALUES} at most")
-        if not self._fits(array.shape, sizes):
+        if array.shape != self.shape and not self._fits(array.shape, sizes):
             known = f" with {sizes}" if sizes else ""
             raise TensorError(f"{self.name}: got shape {array.shape}, expected {self}{known}")
         array = array if array.flags.c_contiguous else np.ascontiguousarray(array)

@@ -74,6 +74,7 @@ class Engine:
             get_inputs=lambda: tensors,
             get_outputs=lambda: [SimpleNamespace(name="upscaled", type="tensor(float)", shape=[1, 3, "h2", "w2"])],
             get_session_options=lambda: settings,
+            run=lambda *_: [],
         )
 
 
@@ -188,3 +189,11 @@ def test_operators_of_a_file_are_counted_without_the_onnx_package(tmp_path: Path
     path.write_bytes(onnx_devices.ONE_OPERATOR)
     assert onnx_graph.operators(path) == {"Relu": 1}
     assert onnx_graph.inserted({"Cast": 2}, {"Cast": 5, "Conv": 3, "Transpose": 1}) == {"Cast": 3, "Transpose": 1}
+
+
+def test_runs_by_the_binding_where_there_is_one_and_else_as_documented() -> None:
+    from edgekit.runtimes.onnxruntime_ import _call
+
+    binding = SimpleNamespace(run=lambda *_: ["bound"])
+    assert _call(SimpleNamespace(_sess=binding, run=None))([], {}, None) == ["bound"]
+    assert _call(SimpleNamespace(run=lambda names, feeds, options=None: ["documented"]))([], {}, None) == ["documented"]
