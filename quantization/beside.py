@@ -30,6 +30,8 @@ BUSY = 0.25  # a noise beyond which a file is not called slower: something else 
 BUILT = "built to compare"
 MOST_BYTES = 2**27  # of a bundle's files: a larger network is not converted anew for a comparison
 
+File = tuple[str | None, str, tuple[tuple[str, int], ...], str]
+
 
 @dataclass(frozen=True)
 class GuardOptions:
@@ -103,14 +105,18 @@ def _small(rows: Sequence[Row]) -> bool:
     return bool(runs) and max(runs) < SHORT_MS
 
 
+def _file(row: Row) -> File:
+    """What tells the file that a row ran, and its engine, from others."""
+    return row.case.component, row.case.runtime, tuple(sorted(row.case.sizes.items())), row.case.precision
+
+
 def _fastest(rows: Sequence[Row]) -> list[Row]:
     """Of rows that differ in their threads alone, the fastest one; of those that failed, the first."""
-    found: dict[tuple[str | None, str, tuple[tuple[str, int], ...], str], Row] = {}
+    found: dict[File, Row] = {}
     for row in rows:
-        key = (row.case.component, row.case.runtime, tuple(sorted(row.case.sizes.items())), row.case.precision)
-        other = found.setdefault(key, row)
+        other = found.setdefault(_file(row), row)
         if row.round_ms and not row.error and (other.error or np.median(row.round_ms) < np.median(other.round_ms)):
-            found[key] = row
+            found[_file(row)] = row
     return list(found.values())
 
 
@@ -135,8 +141,8 @@ def _fp32_of(row: Row, rows: Sequence[Row]) -> Row | None:
     """The row of the same engine's fp32 at the same sizes."""
     if row.case.precision == "fp32":
         return None
-    same = (row.case.component, row.case.runtime, row.case.sizes, "fp32")
-    found = [r for r in rows if (r.case.component, r.case.runtime, r.case.sizes, r.case.precision) == same]
+    same = (*_file(row)[:-1], "fp32")
+    found = [r for r in rows if _file(r) == same]
     return min(found, key=lambda r: r.case.threads != row.case.threads, default=None)  # of as many threads, if it ran
 
 

@@ -129,7 +129,8 @@ class Session(Closing):
     _serial: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # held while the engine runs, where it takes one call at a time
+        self._lock = threading.RLock()
+        self._turn = self._lock if self._serial else nullcontext()  # held while the engine runs
         self._state = threading.Lock()  # held for moments: flags and the pool
         self._closing = self._closed = False
         self._pool: ThreadPoolExecutor | None = None
@@ -152,11 +153,8 @@ class Session(Closing):
         """
         self._refuse_closed()
         arrays = self._checked(inputs)
-        if self._serial:
-            with self._lock:
-                self._refuse_closed()
-                results = self._run(arrays, copy)
-        else:
+        with self._turn:
+            self._refuse_closed()
             results = self._run(arrays, copy)
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 
@@ -172,7 +170,7 @@ class Session(Closing):
         """
         self._refuse_closed()
         arrays = self._checked(inputs) if check else [inputs[spec.name] for spec in self.inputs]
-        with self._lock if self._serial else nullcontext():
+        with self._turn:
             self._refuse_closed()
             results = self._run(arrays, False)
             yield {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}

@@ -76,7 +76,12 @@ def alone(variant: Variant, runtime: str) -> bool:
     """
     known = [s for s in variant.speed if s.runtime == runtime and _alike(s, "")]
     here = [s for s in known if s.processor == processor()]
-    return any(s.threads == 1 and s.ms < SHORT_MS for s in here or known)
+    return any(map(on_one, here or known))
+
+
+def on_one(speed: Speed) -> bool:
+    """Whether a short run was the faster one on one thread."""
+    return speed.threads == 1 and speed.ms < SHORT_MS
 
 
 def speeds(components: Mapping[str, Component], fitting: Sequence[tuple[str, Variant]]) -> dict[tuple[str, str], Speed]:

@@ -22,7 +22,8 @@ SINGLY = {  # what gives each value by itself, so that the order of channels pas
 }  # fmt: skip
 PAIRS = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 CONVOLUTIONS = {aten.conv2d.default, aten.conv2d.padding}
-ROUNDS, WEIGHTS = "quantized_decomposed::{}quantize_per_tensor", "quantized_decomposed::{}quantize_per_channel"
+ROUNDS = {f"quantized_decomposed::{kind}quantize_per_tensor" for kind in ("", "de")}
+ROUNDS_WEIGHTS = {f"quantized_decomposed::{kind}quantize_per_channel" for kind in ("", "de")}
 GROUPS = 6  # which argument of a convolution
 NHWC, NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -73,13 +74,13 @@ def _reorderable(node: Any, user: Any) -> bool:
 
 
 def _singly(node: Any) -> bool:
-    return node.target in SINGLY or _name(node) in (ROUNDS.format(""), ROUNDS.format("de"))
+    return node.target in SINGLY or _name(node) in ROUNDS
 
 
 def _constant(node: Any) -> bool:
     """Whether a node is a weight or a bias, as it is or with steps of its own for each output channel."""
-    rounds = _name(node) in (WEIGHTS.format(""), WEIGHTS.format("de"))
-    return node.op == "get_attr" or (rounds and node.args[3] == 0 and all(map(_constant, node.all_input_nodes)))
+    rounded = _name(node) in ROUNDS_WEIGHTS and node.args[3] == 0
+    return node.op == "get_attr" or (rounded and all(map(_constant, node.all_input_nodes)))
 
 
 def _name(node: Any) -> str:

@@ -162,11 +162,10 @@ def speeds(variant: Any) -> str:
 
 def conditions(speed: Any) -> str:
     """The processor and the threads of a figure, in words."""
-    from edgekit.stated import SHORT_MS
+    from edgekit.stated import on_one
 
-    short = speed.threads == 1 and speed.ms < SHORT_MS
-    count = "each on as many threads as were faster" if short else f"{speed.threads} thread{'s' * (speed.threads > 1)}"
-    return f"{speed.processor}, {count}"
+    count = f"{speed.threads} thread{'s' * (speed.threads > 1)}"
+    return f"{speed.processor}, {'each on as many threads as were faster' if on_one(speed) else count}"
 
 
 def print_json(value: Any) -> None:
