@@ -94,14 +94,24 @@ def overheard(task: Any, heard: Callable[[str, float, float], None]) -> Iterator
 
         return borrow
 
-    sessions = [(component, session) for (component, _), session in task._sessions.items()]
+    def reading(component: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def begin(*arguments: Any) -> Any:
+            begun = call(*arguments)
+            if begun is not None:
+                begun.read_all = running(component, begun.read_all)
+            return begun
+
+        return begin
+
+    sessions = [(component, session) for (component, *_), session in task._sessions.items()]
     for component, session in sessions:
         session.run, session.borrow = running(component, session.run), borrowing(component, session.borrow)
+        session.reading = reading(component, session.reading)
     try:
         yield
     finally:
         for _, session in sessions:
-            del session.run, session.borrow
+            del session.run, session.borrow, session.reading
 
 
 def per_second(results: Iterator[Any], seconds: float) -> float:

@@ -20,6 +20,7 @@ from edgekit.tasks.sampling import FEW_STEPS
 from edgekit.tasks.task import Task
 from edgekit.tasks.tiled import TiledTask
 from edgekit.tensors import Array, TensorSpec
+from edgekit.text import State
 
 Calibration = list[tuple[Array, ...]]
 COUNT = 64  # inputs of a component
@@ -187,9 +188,10 @@ def _watched(task: Task, kept: dict[str, _Kept]) -> Iterator[None]:
     """Keep a copy of what each component is given inside the block."""
     opened = task._session
 
-    def session(sizes: Mapping[str, int] | None = None, component: str | None = None) -> Session:
-        given = {} if component is None else {"component": component}
-        return _Recorder(opened(sizes, **given), kept.setdefault(component or "model", _Kept()))  # type: ignore[return-value]
+    def session(
+        sizes: Mapping[str, int] | None = None, component: str = "model", states: Sequence[State] = ()
+    ) -> Session:  # which keeps no states itself, or they would not come by
+        return _Recorder(opened(sizes, component), kept.setdefault(component, _Kept()))  # type: ignore[return-value]
 
     task._session = session  # type: ignore[method-assign]
     try:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit import forking
 from edgekit.compiled import Shelf
-from edgekit.errors import DeviceUnavailable, EngineError, NotInstalled, TensorError
-from edgekit.flight import Flight
+from edgekit.errors import DeviceUnavailable, EngineError, TensorError
 from edgekit.machine import int8_overflows
-from edgekit.runtimes import openvino_borders, openvino_cache, openvino_graph, openvino_unsigned
+from edgekit.runtimes import openvino_borders, openvino_cache, openvino_paged, openvino_unsigned
 from edgekit.runtimes.external_data import require_inside
-from edgekit.runtimes.openvino_flight import RequestFlight
+from edgekit.runtimes.openvino_session import GROUP_SIZE, OpenVinoSession, engine, reason, version
+from edgekit.runtimes.openvino_texts import PagedSession
 from edgekit.runtimes.option_values import require_cache, require_one_of, require_streams
-from edgekit.session import Device, Model, Placement, Runtime, Session, agreed
-from edgekit.tensors import Array
+from edgekit.session import Device, Model, Runtime, Session
 
-GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 _CORES: dict[int, Any] = {}  # by process, where they are kept: a forked child makes its own
 CORES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficiency": "ECORE_ONLY"}
 # Devices that OpenVINO knows, as they are listed where it does not find them: title, precisions, what is missing
@@ -83,7 +81,7 @@ class OpenVinoRuntime(Runtime):
     options = OpenVinoOptions
 
     def version(self) -> str:
-        return str(_engine().__version__).split("-")[0]
+        return version()
 
     def devices(self) -> list[Device]:
         core = _core()
@@ -118,94 +116,29 @@ class OpenVinoRuntime(Runtime):
         if model.precision == "int8" and target == "CPU" and int8_overflows():
             settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
         shelf = Shelf.of(options.cache)
+        if model.states and target == "CPU" and openvino_paged.possible():
+            told = settings | {"KV_CACHE_PRECISION": options.inference_precision}
+            with contextlib.suppress(Exception):  # of C++ too: then it is opened as any other network is
+                # Not from the shelf: OpenVINO 2026.4 exports such a network, but does not import it again
+                return PagedSession(*_compiled(core, model, target, told, None, paged=True), model, device)
         try:
             compiled, specs = _compiled(core, model, target, settings, shelf)
         except (DeviceUnavailable, TensorError):
             raise
         except Exception as error:  # RuntimeError and others, from C++
-            raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {_reason(error)}") from error
-        return OpenVinoSession(compiled, model, device, specs)
-
-
-class OpenVinoSession(Session):
-    """One compiled model and one infer request, used by one caller at a time."""
-
-    def __init__(self, compiled: Any, model: Model, device: str, specs: openvino_borders.Specs) -> None:
-        super().__init__()
-        self._compiled = compiled
-        self._request = compiled.create_infer_request()
-        self._tensor = _engine().Tensor
-        self._model, self._device = model, device
-        self.inputs = agreed(model.inputs, specs[0], model.path)
-        self.outputs = agreed(model.outputs, specs[1], model.path)
-        self._stateful = bool(self._request.query_state())
-        self.streams = 1 if self._stateful else int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-
-    def _run(self, arrays: list[Array], copy: bool) -> list[Array]:
-        request = self._request
-        try:
-            self._hand(request, arrays)
-            results = list(request.infer(share_outputs=True).values())  # which otherwise are copied, for nobody
-        except Exception as error:
-            raise EngineError(f"openvino failed in '{self._model.path.name}': {_reason(error)}") from error
-        return [result.copy() for result in results] if copy else results
-
-    def _hand(self, request: Any, arrays: list[Array]) -> None:
-        """Hand over the arrays themselves; OpenVINO takes those that cannot be written to as copies alone."""
-        for index, array in enumerate(arrays):
-            request.set_input_tensor(index, self._tensor(array, shared_memory=array.flags.writeable))
-
-    def _flight(self, room: int) -> Flight:
-        if self._stateful:  # each request has states of its own: one alone goes on where the last run ended
-            return super()._flight(room)
-        try:
-            requests = [self._compiled.create_infer_request() for _ in range(room)]
-        except Exception as error:
-            raise EngineError(f"openvino cannot run '{self._model.path.name}': {_reason(error)}") from error
-        return RequestFlight(requests, self._feed, self._take)
-
-    def _feed(self, request: Any, inputs: Mapping[str, Array]) -> list[Array]:
-        arrays = self._checked(inputs)
-        self._hand(request, arrays)
-        return arrays
-
-    def _take(self, request: Any) -> dict[str, Array]:
-        try:
-            request.wait()
-            return {spec.name: request.get_output_tensor(i).data.copy() for i, spec in enumerate(self.outputs)}
-        except Exception as error:
-            raise EngineError(f"openvino failed in '{self._model.path.name}': {_reason(error)}") from error
-
-    def placement(self) -> Placement:
-        with self._lock:
-            self._refuse_closed()
-            units = self._compiled.get_property("EXECUTION_DEVICES")
-            graph = openvino_graph.read(self._compiled, units)
-            rounds = "CPU" in units and int(self._compiled.get_property(GROUP_SIZE)) > 0
-            hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-            threads = self._compiled.get_property("INFERENCE_NUM_THREADS") if "CPU" in units else None
-        floating = {"f32": "fp32", "f16": "fp16"}.get(hint, hint)
-        return Placement(
-            runtime="openvino",
-            version=OpenVinoRuntime().version(),
-            requested=self._device,
-            device="+".join(unit.lower().replace(".", ":") for unit in units),
-            precision=openvino_graph.precision(graph.products, rounds) or floating,
-            threads=threads,
-            operators=graph.operators,
-            why=self.why,
-            inserted=graph.inserted,
-        )
-
-    def _close(self) -> None:
-        self._request = self._compiled = None
+            raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {reason(error)}") from error
+        return OpenVinoSession(compiled, specs, model, device)
 
 
 def _compiled(
-    core: Any, model: Model, target: str, settings: dict[str, str], shelf: Shelf | None
+    core: Any, model: Model, target: str, settings: dict[str, str], shelf: Shelf | None, *, paged: bool = False
 ) -> tuple[Any, openvino_borders.Specs]:
-    """The network compiled, or as an earlier load kept it, and what it takes and gives."""
-    key = openvino_cache.name_of(core, str(_engine().__version__), model, target, settings) if shelf else None
+    """The network compiled, or as an earlier load kept it, and what the file's takes and gives.
+
+    Raises:
+        ValueError: it cannot be `paged`. What OpenVINO raises.
+    """
+    key = openvino_cache.name_of(core, str(engine().__version__), model, target, settings) if shelf else None
     found = openvino_cache.kept(core, shelf, key, target, settings) if shelf and key else None
     if found is not None:
         return found
@@ -215,6 +148,8 @@ def _compiled(
     specs = openvino_borders.specs(model.path.name, network)
     if target == "CPU" and model.path.suffix == ".onnx" and openvino_unsigned.needed():
         openvino_unsigned.make_unsigned(network)
+    if paged and not openvino_paged.page(network, model.states):
+        raise ValueError(f"'{model.path.name}' keeps its states otherwise")
     compiled = core.compile_model(network, target, settings)
     if shelf and key:
         openvino_cache.keep(shelf, key, compiled, specs)
@@ -256,22 +191,9 @@ def _core() -> Any:
     On processors with AMX, OpenVINO 2026.4 gives the thread that makes a Core a stack for its signal handlers, and frees it with the
     Core, in whatever thread that goes: Ctrl-C then ends the process by SIGSEGV. What is never freed cannot do so.
     """
-    engine = _engine()
+    openvino = engine()
     if not openvino_unsigned.needed():
-        return engine.Core()
+        return openvino.Core()
     if os.getpid() not in _CORES:
-        _CORES[os.getpid()] = engine.Core()
+        _CORES[os.getpid()] = openvino.Core()
     return _CORES[os.getpid()]
-
-
-def _engine() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise NotInstalled.named("openvino", "openvino", "openvino") from error
-    return openvino
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]

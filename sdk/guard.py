@@ -188,7 +188,7 @@ def _place(session: Session, bundle: Bundle, described: tuple[str, Variant], eng
     shapes = [str(spec) for spec in session.inputs]
     files = [entry.sha256 for entry in variant.files]
     system = (machine.processor(), platform.release())
-    key = repr((bundle.hash, name, files, shapes, engine, *system))
+    key = repr((bundle.hash, name, files, type(session).__name__, shapes, engine, *system))
     return cache_folder() / "checked" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 

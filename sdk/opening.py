@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BundleNotFound, DeviceUnavailable, InputError, NotInstalled, WrongAnswer
 from edgekit.manifest import Component, Variant
 from edgekit.session import Device, Model, Runtime, Session
+from edgekit.text import State
 
 if TYPE_CHECKING:
     from edgekit.isolation import Isolation
@@ -48,6 +49,7 @@ def open_session(
     options: Any = None,
     isolate: bool | Isolation = False,
     check: guard.Check = "auto",
+    states: Sequence[State] = (),
 ) -> Session:
     """Open a component of a bundle, or a model file, on an engine.
 
@@ -70,6 +72,7 @@ def open_session(
         check: "auto" runs the bundle's golden inputs when an engine first opens a file on this machine, and refuses one
             that computes something else; where "auto" chose it, the next is taken. True checks at every opening,
             False never.
+        states: of a language model, which the session may then keep itself (`Session.reading`), where its engine can.
 
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError (WrongAnswer), InputError.
@@ -91,7 +94,7 @@ def open_session(
     if isolate:
         return _isolated(source, asked, options, isolate)
     try:
-        return _here(source, options=options, **asked)
+        return _here(source, options=options, states=states, **asked)
     except forking.Stranded as error:
         try:
             return _isolated(source, asked, options, True, STRANDED)
@@ -125,6 +128,7 @@ def _here(
     floats: bool,
     check: guard.Check,
     options: Any,
+    states: Sequence[State],
 ) -> Session:
     """As `open_session`, in this process.
 
@@ -148,7 +152,7 @@ def _here(
             return free and stated.alone(variant, picked.runtime)
 
         def opening(variant: Variant) -> Session:
-            model = _model(bundle, described, variant, sizes or {})
+            model = _model(bundle, described, variant, sizes or {}, states)
             count = 1 if alone(variant) else picked.threads
             opened = _opened(picked.runtime, model, picked.device, count, options)
             engine = _engine(picked.runtime, picked.device, options)
@@ -172,7 +176,9 @@ def _engine(name: str, device: str, options: Any) -> guard.Engine:
     return guard.Engine(name, found.version(), device, options or found.options())
 
 
-def _model(bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int]) -> Model:
+def _model(
+    bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int], states: Sequence[State]
+) -> Model:
     """A variant as a runtime is asked to open it, its files verified."""
     return Model(
         bundle.model_path(variant),
@@ -184,6 +190,7 @@ def _model(bundle: Bundle, described: Component, variant: Variant, sizes: Mappin
         described.settings,
         tuple(bundle.folder / entry.path for entry in variant.files),
         sizes,
+        tuple(states),
     )
 
 

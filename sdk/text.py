@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
@@ -34,6 +35,22 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: str
     kind: Literal["replace", "append"]
     axis: Annotated[int, Meta(ge=0)] = 0
+
+
+class TextReading(ABC):
+    """Some texts in the making: reads tokens, and gives the logits of the next. Not thread-safe."""
+
+    def read(self, tokens: Tokens) -> Floats:
+        """Read one token or more of the only text; returns the logits of the next, float32, one a token of the vocabulary."""
+        logits: Floats = self.read_all([tokens])[0]
+        return logits
+
+    @abstractmethod
+    def read_all(self, texts: Sequence[Tokens]) -> Floats:
+        """Read some tokens of each text; returns the logits of each one's next, float32 texts × tokens.
+
+        A text that is given none stays as it is, and its row means nothing; one at least is given some.
+        """
 
 
 class Stream(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from edgekit.manifest import Variant
 from edgekit.opening import open_session
 from edgekit.session import Closing, Placement, Session
 from edgekit.tensors import Array
+from edgekit.text import State
 from edgekit.verify import feeds, golden_sizes
 
 
@@ -64,7 +65,7 @@ class Task(Closing):
             bundle, self.components[0], runtime, device, precision, {}, threads, image_size, options=options
         )
         self._picked = replace(self._picked, tile=tile or self._picked.tile)
-        self._sessions: dict[tuple[str, tuple[tuple[str, int], ...]], Session] = {}
+        self._sessions: dict[tuple[str, tuple[tuple[str, int], ...], bool], Session] = {}
         self._last: Session | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -151,9 +152,13 @@ class Task(Closing):
                 f"`edgekit verify {self.bundle.name}` says"
             )
 
-    def _session(self, sizes: Mapping[str, int] | None = None, component: str = "model") -> Session:
-        """The session of a component for these sizes of the free dimensions, opened on first use."""
-        key = (component, tuple(sorted((sizes or {}).items())))
+    def _session(
+        self, sizes: Mapping[str, int] | None = None, component: str = "model", states: Sequence[State] = ()
+    ) -> Session:
+        """The session of a component for these sizes of the free dimensions, opened on first use; one that may keep these
+        states is another.
+        """
+        key = (component, tuple(sorted((sizes or {}).items())), bool(states))
         with self._lock:
             if self._closed:
                 raise SessionClosed(f"{self.bundle.name} was closed: load it again with edgekit.load(…)")
@@ -169,6 +174,7 @@ class Task(Closing):
                     isolate=self._isolate,
                     check=self._guarding,
                     options=self._options,
+                    states=states,
                 )
                 session.why = session.why.replace("asked for", self._picked.why, 1)
                 self._sessions[key] = session

@@ -15,10 +15,10 @@ from edgekit.images import UInt8
 from edgekit.session import Session
 from edgekit.tasks.drawing import check_seed
 from edgekit.tasks.task import Task
-from edgekit.tasks.write_reading import ChunkReading, Reading, TextReading
+from edgekit.tasks.write_reading import ChunkReading, Reading
 from edgekit.tasks.write_settings import TEXTS, TOKENS, WriteSettings, check, codec_of
 from edgekit.tasks.write_text import Ends, Text
-from edgekit.text import Codec, Floats, Sampling, Stops, nats
+from edgekit.text import Codec, Floats, Sampling, Stops, TextReading, nats
 
 MAX_CHARACTERS = 100_000  # of a prompt, and of what is generated
 MAX_ATTEMPTS = 1_000  # of tunes
@@ -217,7 +217,7 @@ class TextGenerator(Task):
 
     def _opened(self, width: int) -> Session:
         """A session that reads so many tokens a run."""
-        return self._session({TOKENS: width} if self._widths else None)
+        return self._session({TOKENS: width} if self._widths else None, states=self.settings.states)
 
     def _reads(self, free: str) -> bool:
         """Whether tokens have this free dimension."""
@@ -226,7 +226,9 @@ class TextGenerator(Task):
     def _reading(self, texts: int = 1) -> TextReading:
         """One new text, or several where the graph reads them at once."""
         if TOKENS not in {spec.name for spec in self._first.inputs}:
-            return Reading(self._session(), self.settings)
+            return Reading(self._opened(1), self.settings)
+        if kept := self._opened(min(self._widths, default=1)).reading(texts, self.settings.context):
+            return kept
         return ChunkReading(self._opened, self.settings, self._widths, self._first.inputs, texts)
 
     def _sampling(self, temperature: float | None, top_k: int | None, top_p: float | None, penalty: float) -> Sampling:
@@ -264,7 +266,6 @@ class TextGenerator(Task):
         if len(texts) == 1:
             return ["".join(self._pieces(texts[0]))]
         reading = self._reading(len(texts))
-        assert isinstance(reading, ChunkReading)
         written = [""] * len(texts)
         rows = reading.read_all([text.tokens for text in texts])
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,20 +9,12 @@ import numpy as np
 from edgekit.session import Session
 from edgekit.tasks.write_settings import SLOTS, TEXTS, TOKENS, WriteSettings
 from edgekit.tensors import Array, TensorSpec
-from edgekit.text import NOWHERE, Floats
+from edgekit.text import NOWHERE, Floats, TextReading
 
 EMPTY = 1e9  # the age of a slot that holds nothing yet: attention to it vanishes
 AT_ONCE = 256  # tokens of all texts that a graph with their number free reads in one run; of each text AT_LEAST
 AT_LEAST = 64
 FIRST_SLOTS = 64  # of a ring that grows
-
-
-class TextReading(ABC):
-    """Reads tokens, and gives the logits of the next. Not thread-safe."""
-
-    @abstractmethod
-    def read(self, tokens: Sequence[int]) -> Floats:
-        """Read one token or more; returns the logits of the next, float32, one a token of the vocabulary."""
 
 
 class Reading(TextReading):
@@ -37,10 +28,11 @@ class Reading(TextReading):
             self._feeds["distance"].fill(EMPTY)
         self._slot = 0
 
-    def read(self, tokens: Sequence[int]) -> Floats:
+    def read_all(self, texts: Sequence[Sequence[int]]) -> Floats:
+        (tokens,) = texts
         for token in tokens[:-1]:
             self.step(token)
-        return self.step(tokens[-1])
+        return self.step(tokens[-1])[None]
 
     def feeds(self, token: int) -> dict[str, Array]:
         """What the graph gets to read this token; the same arrays every time."""
@@ -100,15 +92,7 @@ class ChunkReading(TextReading):
         self._written = 0  # columns of the ring
         self._positions = np.zeros((texts, 1), np.int32)  # of each text's next token
 
-    def read(self, tokens: Sequence[int]) -> Floats:
-        logits: Floats = self.read_all([tokens])[0]
-        return logits
-
     def read_all(self, texts: Sequence[Sequence[int]]) -> Floats:
-        """Read some tokens of each text; returns the logits of each one's next, float32 texts × tokens.
-
-        A text that is given none stays as it is, and its row means nothing; one at least is given some.
-        """
         longest = max(map(len, texts))
         padded = np.zeros((self._texts, longest), np.int32)
         for row, tokens in zip(padded, texts, strict=True):

@@ -19,7 +19,7 @@ from edgekit.errors import EngineError, InputError, WrongAnswer
 from edgekit.opening import open_session
 from edgekit.runtimes.litert import LiteRtSession
 from edgekit.runtimes.onnxruntime_ import OnnxSession
-from edgekit.runtimes.openvino_ import OpenVinoSession
+from edgekit.runtimes.openvino_session import OpenVinoSession
 from edgekit.runtimes.reference import ReferenceSession
 from edgekit.session import Session
 

@@ -1,0 +1,322 @@
+"""A language model's graph with its rings taken out: OpenVINO keeps keys and values in pages, and attends to them there.
+
+`edgekit.exporters.readers.causal` writes attention as products of queries with past keys and with new ones, whose joined
+scores go through one softmax and multiply past and new values; OpenVINO computes these one by one, every score going
+through memory several times, and the host copies the new columns. OpenVINO has one operator for all of it
+(PagedAttention, Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention"),
+which also writes the new keys and values to their places. It is what openvino-genai runs.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit.text import State
+
+TOKENS, POSITIONS, SLOTS = "tokens", "positions", "slots"  # inputs of a file
+# And of what it becomes. Tokens in the pages of each text; where each text's tokens begin; pages; where each one's begin
+PAST_LENS, BEGINS, PAGES, PAGES_BEGINS = "past_lens", "subsequence_begins", "block_indices", "block_indices_begins"
+LONGEST = "max_context_len"  # tokens of the longest text
+ROWS, SCORES = 2, 3  # axes: of texts × heads × tokens × size, and of texts × heads × tokens × seen
+END = np.iinfo(np.int32).max  # a slice that ends here or later ends with the axis
+HIDDEN = -1e8  # a score lowered by this much or more is seen by nobody
+SEARCHED = 64  # operators between a bias and the positions that it is made of
+
+
+@dataclass(frozen=True)
+class Sees:
+    """What a bias lets queries see: so many tokens back, alike for every query of a group that shares keys."""
+
+    reach: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What one softmax is a part of: outputs of operators, the names of the rings, and how far back it sees."""
+
+    query: Any  # texts × heads of keys × (queries of a group × tokens) × size, scaled
+    key: Any  # of the new tokens, texts × heads of keys × tokens × size
+    value: Any
+    result: Any  # as the query
+    past: tuple[str, str]
+    sees: Sees
+
+
+def possible() -> bool:
+    """Whether this processor is one that it was tried on."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def pages_of(ring: str) -> str:
+    """The input that is in the place of a ring."""
+    return f"pages.{ring}"
+
+
+def page(network: Any, states: Sequence[State]) -> bool:
+    """Change a network in place; False where it is of another kind, and as it was.
+
+    Its inputs are then the tokens and their positions, tables (int32, of one axis), the length of the longest text (int32)
+    and pages in the place of each ring; its output the logits.
+    """
+    rings = {port.get_any_name(): port.get_node() for port in network.inputs}
+    columns = {port.get_any_name(): port.get_node() for port in network.outputs}
+    names = {state.input for state in states}
+    found = [_attention(node, names) for node in network.get_ordered_ops() if node.get_type_name() == "Softmax"]
+    attentions = [attention for attention in found if attention is not None]
+    used = [name for attention in attentions for name in attention.past]
+    if not states or len(attentions) < len(found) or sorted(used) != sorted(names) or not names <= rings.keys():
+        return False
+    sizes = {name: size for name in used if (size := _sizes(rings[name])) is not None}
+    if len(sizes) < len(used) or any(state.output not in columns for state in states):
+        return False
+    tables = [_parameter(name, [-1]) for name in (PAST_LENS, BEGINS, PAGES, PAGES_BEGINS)] + [_parameter(LONGEST, [])]
+    pages = {name: _parameter(pages_of(name), [-1, -1, -1, -1], np.float32) for name in used}  # the engine decides
+    for attention in attentions:
+        key, value = attention.past
+        _put(attention, (sizes[key], sizes[value]), (pages[key], pages[value]), tables, rings[TOKENS])
+    for name in names:
+        _without(rings[name], rings[TOKENS])
+        network.remove_parameter(rings[name])
+    for state in states:
+        network.remove_result(columns[state.output])
+    network.add_parameters([*tables, *pages.values()])
+    network.remove_parameter(rings[SLOTS])
+    network.validate_nodes_and_infer_types()
+    return True
+
+
+def _attention(softmax: Any, rings: Collection[str]) -> Attention | None:
+    """What a softmax is a part of, None where it is another computation."""
+    scores, shares = _scores(softmax), _shares(softmax)
+    if scores is None or shares is None:
+        return None
+    products, keys, bias = scores
+    values = [_only_user(share, "MatMul", transpose_a=False, transpose_b=False) for share in shares]
+    sums = [_only_user(value, "Add") for value in values if value is not None]
+    queries = {_name(product.input_value(0)) for product in products}
+    if len(sums) < 2 or None in sums or len({one.get_name() for one in sums}) > 1 or len(queries) > 1:
+        return None
+    past = [source.get_node() for source in (keys[0], values[0].input_value(1))]
+    named = [node.get_friendly_name() for node in past if node.get_type_name() == "Parameter"]
+    sees = _sees(bias)
+    if len(named) < 2 or not set(named) <= set(rings) or sees is None:
+        return None
+    new = keys[1], values[1].input_value(1)
+    return Attention(products[0].input_value(0), *new, sums[0].output(0), (named[0], named[1]), sees)
+
+
+def _put(
+    attention: Attention, sizes: Sequence[tuple[int, int]], pages: Sequence[Any], tables: Sequence[Any], tokens: Any
+) -> None:
+    """Put one operator in the place of an attention, of rings of these heads and sizes."""
+    from openvino import opset13
+    from openvino.op import _PagedAttentionExtension
+
+    (heads, size), (_, wide) = sizes
+    group = attention.sees.group
+    count = opset13.shape_of(tokens, "i64")  # texts, tokens
+    texts = opset13.gather(count, _ints([0]), _ints(0))
+    spread = opset13.reshape(attention.query, _shape(texts, [heads, group, -1, size]), False)
+    turned = [opset13.transpose(spread, _ints([0, 3, 1, 2, 4]))]
+    turned += [opset13.transpose(source, _ints([0, 2, 1, 3])) for source in (attention.key, attention.value)]
+    widths = heads * group * size, heads * size, heads * wide
+    rows = [opset13.reshape(node, _ints([-1, width]), False) for node, width in zip(turned, widths, strict=True)]
+    taken = [*rows, *pages, *tables[:4], *_settings(attention.sees.reach, tables[4])]
+    operator = _PagedAttentionExtension([node.output(0) for node in taken])
+    described = operator.get_rt_info()  # which the operator of processors asks for
+    described["num_k_heads"] = described["num_v_heads"] = heads
+    described["k_head_size"], described["v_head_size"] = size, wide
+    spread = opset13.reshape(operator.output(0), _shape(count, [heads, group, wide]), False)
+    back = opset13.transpose(spread, _ints([0, 2, 3, 1, 4]))
+    result = opset13.reshape(back, _shape(texts, [heads, -1, wide]), False)
+    for use in list(attention.result.get_target_inputs()):
+        use.replace_source_output(result.output(0))
+
+
+def _settings(reach: int, length: Any) -> list[Any]:
+    """The operator's other inputs: scale, window, slopes, the longest text, and what is not used."""
+    from openvino import opset13
+
+    def none(dtype: Any, *shape: int) -> Any:
+        return opset13.constant(np.zeros(shape or (0,), dtype))
+
+    number, zero = np.float32, opset13.constant(np.int32(0))
+    window = opset13.constant(np.int32(reach + 1))
+    return [
+        opset13.constant(number(1)), window, none(number), length,
+        none(np.int32),  # score_aggregation_window
+        none(np.int32), none(np.int32), none(number),  # rotated blocks, their deltas, the table
+        none(number), zero, zero,  # xattention: threshold, block size, stride
+        none(number, 0, 0, 0, 0), zero,  # sinks; adaptive eviction: start size
+        none(np.int32), none(np.int32), none(np.int32),  # evictable sizes, indices, their begins
+        none(np.int32), none(np.uint8), none(np.int32),  # token types, bias between queries, its begins
+    ]  # fmt: skip
+
+
+def _without(ring: Any, tokens: Any) -> None:
+    """What asks for a ring's sizes is told those of one without slots."""
+    from openvino import opset13
+
+    for use in list(ring.output(0).get_target_inputs()):
+        if use.get_node().get_type_name() == "ShapeOf":
+            texts = opset13.gather(opset13.shape_of(tokens, "i64"), _ints([0]), _ints(0))
+            heads, size = _sizes(ring) or (0, 0)
+            sizes = _shape(texts, [heads, 0, size])
+            told = opset13.convert(sizes, use.get_node().get_output_element_type(0).get_type_name())
+            for other in list(use.get_node().output(0).get_target_inputs()):
+                other.replace_source_output(told.output(0))
+
+
+def _scores(softmax: Any) -> tuple[list[Any], list[Any], Any] | None:
+    """The products of queries with past and with new keys, these keys, and what is added; None where it is another graph."""
+    if softmax.get_attributes()["axis"] not in (SCORES, -1):
+        return None
+    added = softmax.input_value(0).get_node()
+    for place in range(added.get_input_size() if added.get_type_name() == "Add" else 0):
+        joined = added.input_value(place).get_node()
+        if joined.get_type_name() != "Concat" or joined.get_attributes()["axis"] not in (SCORES, -1):
+            continue
+        parts = [joined.input_value(index).get_node() for index in range(joined.get_input_size())]
+        keys = [_keys(part) for part in parts if _is(part, "MatMul", transpose_a=False)]
+        if len(parts) == len(keys) == 2 and None not in keys:
+            return parts, keys, added.input_value(1 - place)
+    return None
+
+
+def _keys(product: Any) -> Any:
+    """What queries are multiplied with the transpose of, None where it is not transposed."""
+    source = product.input_value(1)
+    if product.get_attributes()["transpose_b"]:
+        return source
+    node = source.get_node()
+    if node.get_type_name() != "Transpose" or node.input_value(1).get_node().get_type_name() != "Constant":
+        return None
+    turned = node.input_value(1).get_node().get_data().tolist() == [0, 1, SCORES, ROWS]
+    return node.input_value(0) if turned else None
+
+
+def _shares(softmax: Any) -> tuple[Any, Any] | None:
+    """A softmax's two slices, that of the past first. Where it ends needs no look: values have to be as many."""
+    parts = [use.get_node() for use in softmax.output(0).get_target_inputs()]
+    if len(parts) != 2 or any(part.get_type_name() != "Slice" for part in parts):
+        return None
+    first, second = sorted(parts, key=lambda part: _constant(part, 1) != 0)
+    whole = _constant(first, 1) == 0 and (_constant(second, 2) or 0) >= END
+    along = all(_constant(part, 3) == 1 and _constant(part, 4) in (SCORES, -1) for part in parts)
+    met = _name(first.input_value(2)) == _name(second.input_value(1))
+    return (first, second) if whole and along and met else None
+
+
+def _sees(bias: Any) -> Sees | None:
+    """What a bias lets queries see, None where it does something else: 0 for tokens 0 to `reach` back, HIDDEN for others."""
+    node, group = bias.get_node(), 1
+    while node.get_type_name() in ("Unsqueeze", "Concat"):
+        sources = {_name(node.input_value(index)) for index in range(node.get_input_size())}
+        if node.get_type_name() == "Concat":
+            if len(sources) > 1 or group > 1:
+                return None
+            group = node.get_input_size()
+        node = node.input_value(0).get_node()
+    above = list(_above(node))
+    least, most = ([n for n in above if n.get_type_name() == kind] for kind in ("GreaterEqual", "LessEqual"))
+    leaves = {n.get_friendly_name() for n in above if n.get_type_name() == "Parameter"}
+    known = {
+        "Select",
+        "LogicalAnd",
+        "GreaterEqual",
+        "LessEqual",
+        "Subtract",
+        "Unsqueeze",
+        "Concat",
+        "Parameter",
+        "Constant",
+    }
+    if node.get_type_name() != "Select" or {n.get_type_name() for n in above} - known or leaves != {POSITIONS, SLOTS}:
+        return None
+    if not len(least) == len(most) == 1 or _name(least[0].input_value(0)) != _name(most[0].input_value(0)):
+        return None
+    seen, hidden = (_value(node.input_value(index)) for index in (1, 2))
+    first, reach = (_value(one.input_value(1)) for one in (least[0], most[0]))
+    if seen != 0 or hidden is None or hidden > HIDDEN or first != 0 or reach is None:
+        return None
+    return Sees(int(reach), group)
+
+
+def _above(node: Any) -> Iterator[Any]:
+    """An operator and those that it is made of, each once; SEARCHED at most."""
+    waiting, met = [node], {node.get_name()}
+    while waiting and len(met) < SEARCHED:
+        node = waiting.pop()
+        yield node
+        for index in range(node.get_input_size()):
+            source = node.input_value(index).get_node()
+            if source.get_name() not in met:
+                met.add(source.get_name())
+                waiting.append(source)
+
+
+def _sizes(ring: Any) -> tuple[int, int] | None:
+    """Heads and size of a ring whose texts and slots are free; None of another."""
+    shape = ring.get_output_partial_shape(0)
+    free = shape.rank.get_length() == 4 and shape[0].is_dynamic and shape[ROWS].is_dynamic
+    fixed = free and shape[1].is_static and shape[3].is_static
+    return (shape[1].get_length(), shape[3].get_length()) if fixed else None
+
+
+def _parameter(name: str, shape: Sequence[int], dtype: Any = np.int32) -> Any:
+    from openvino import opset13
+
+    parameter = opset13.parameter(list(shape), dtype, name=name)
+    parameter.output(0).set_names({name})
+    return parameter
+
+
+def _shape(first: Any, others: Sequence[int]) -> Any:
+    """A shape of some sizes that are known when it runs, and others."""
+    from openvino import opset13
+
+    return opset13.concat([first, _ints(list(others))], 0)
+
+
+def _ints(values: Any) -> Any:
+    from openvino import opset13
+
+    return opset13.constant(np.array(values, np.int64))
+
+
+def _constant(node: Any, index: int) -> int | None:
+    """The one integer that an input of a node is, None where it is another or computed."""
+    value = _value(node.input_value(index))
+    return None if value is None else int(value)
+
+
+def _value(output: Any) -> float | None:
+    """The one number that a constant is, None where it is none."""
+    source = output.get_node()
+    if source.get_type_name() != "Constant":
+        return None
+    values = source.get_data()
+    return values.item() if values.size == 1 else None
+
+
+def _only_user(node: Any, kind: str, **attributes: Any) -> Any:
+    """The one node that takes what a node gives, as its first input unless it is a sum; None where it is another kind."""
+    uses = list(node.output(0).get_target_inputs())
+    fits = len(uses) == 1 and (kind == "Add" or uses[0].get_index() == 0)
+    return uses[0].get_node() if fits and _is(uses[0].get_node(), kind, **attributes) else None
+
+
+def _is(node: Any, kind: str, **attributes: Any) -> bool:
+    stated = node.get_attributes() if node.get_type_name() == kind else {}
+    return node.get_type_name() == kind and all(stated.get(name) == value for name, value in attributes.items())
+
+
+def _name(output: Any) -> tuple[str, int]:
+    """What tells an output from every other."""
+    return str(output.get_node().get_name()), int(output.get_index())

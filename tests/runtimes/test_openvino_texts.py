@@ -1,0 +1,252 @@
+"""Texts whose keys and values OpenVINO keeps in pages: the logits that other engines give with rings, whatever is read how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exporters.language_models import LLAMA, MODELS, PROMPT, SLIDING, TEXTS, exported, loaded, saved
+
+import edgekit
+from edgekit.bundle import Bundle, golden_sample
+from edgekit.errors import EngineError, SessionClosed, WrongAnswer
+from edgekit.runtimes import openvino_paged, openvino_texts
+from edgekit.runtimes.openvino_ import OpenVinoOptions
+from edgekit.runtimes.openvino_session import OpenVinoSession
+from edgekit.runtimes.openvino_texts import PagedReading, PagedSession
+from edgekit.session import Session
+from edgekit.tasks.write import TextGenerator
+from edgekit.tasks.write_reading import ChunkReading
+from edgekit.text import TextReading
+
+pytest.importorskip("openvino")
+pytestmark = pytest.mark.skipif(not openvino_paged.possible(), reason="pages were tried on x86-64 alone")
+CONTEXT = 40  # more than a page of 32 tokens
+KINDS = {"gpt2": MODELS["gpt2"], "llama": MODELS["llama"], "qwen3": MODELS["qwen3"], "mistral": SLIDING}
+SOFT = (
+    "Gemma2",
+    {**LLAMA, "head_dim": 8, "sliding_window": 6},
+)  # scores go through a tanh, for which there is no operator
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """The bundle of a kind, exported when it is first asked for."""
+    place, made = tmp_path_factory.mktemp("lm"), dict[str, Bundle]()
+
+    def bundle(kind: str) -> Bundle:
+        if kind not in made:
+            folder = saved(place / kind, *(KINDS | {"gemma2": SOFT})[kind])
+            formats = ("onnx", "openvino") if kind == "llama" else ("onnx",)
+            made[kind] = exported(folder, place / f"my-{kind}", formats, context=CONTEXT)
+        return made[kind]
+
+    return bundle
+
+
+@pytest.fixture
+def llama(bundles: Callable[[str], Bundle]) -> Bundle:
+    return bundles("llama")
+
+
+def tokens_of(count: int) -> list[int]:
+    return np.random.default_rng(0).integers(300, size=count).tolist()
+
+
+def session_of(write: TextGenerator) -> PagedSession:
+    session = write._opened(1)
+    assert isinstance(session, PagedSession)
+    return session
+
+
+def alike(write: TextGenerator, other: TextGenerator, lengths: tuple[int, ...]) -> None:
+    """Both give the same logits after each of so many tokens more."""
+    paged, rings, at = write._reading(), other._reading(), 0
+    assert isinstance(paged, PagedReading) and isinstance(rings, ChunkReading)
+    for length in lengths:
+        tokens = tokens_of(sum(lengths))[at : at + length]
+        found = paged.read(tokens)
+        for token in tokens:  # rings of one engine read single tokens as they read several, within rounding
+            wanted = rings.read([token])
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        at += length
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_same_logits_as_with_rings(kind: str, bundles: Callable[[str], Bundle]) -> None:
+    """Grouped queries, rotary positions, windows; far beyond the context, whose pages are used again."""
+    with loaded(bundles(kind), "openvino") as write, loaded(bundles(kind)) as other:
+        room = (1, 20, 1, 1, 18, 30, 1, 40) if kind != "gpt2" else (1, 20, 1, 1, 18, 30)  # of 128 positions
+        alike(write, other, room)
+        assert write.generate(PROMPT, 60, temperature=0, stop=()) == other.generate(PROMPT, 60, temperature=0, stop=())
+
+
+@pytest.mark.slow
+def test_the_file_of_the_format_is_paged_too(llama: Bundle, tmp_path: Path) -> None:
+    assert {v.format for v in llama.component().variants} == {"onnx", "openvino"}
+    with loaded(llama, "openvino") as write:
+        assert write.variant.format == "openvino"
+        assert isinstance(write._reading(), PagedReading)
+
+
+def test_long_prompts_go_in_chunks(llama: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_texts, "AT_ONCE", 16)
+    with loaded(llama, "openvino") as write, loaded(llama) as other:
+        alike(write, other, (50, 16, 17, 1, 100))
+
+
+def test_pages_are_added_as_they_are_needed(llama: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_texts, "AT_FIRST", 1)
+    with loaded(llama, "openvino") as write, loaded(llama) as other:
+        alike(write, other, (3, 40, 1, 60))
+        reading = session_of(write).reading(1, CONTEXT)
+        assert isinstance(reading, PagedReading) and reading.pages[0].shape[0] == 1
+        for token in tokens_of(500):
+            reading.read([token])
+        assert reading.pages[0].shape[0] == 3  # 40 tokens back and the one that is read lie in three pages at most
+
+
+def test_several_texts_at_once(llama: Bundle) -> None:
+    prompts = [PROMPT * 3, "a", TEXTS[1], TEXTS[2], "a"]
+    with loaded(llama, "openvino") as write, loaded(llama) as other:
+        for options in ({"seed": 5}, {"temperature": 0, "stop": ()}):
+            wanted = other.batch(prompts, 40, **options)  # type: ignore[arg-type]
+            assert write.batch(prompts, 40, **options) == wanted  # type: ignore[arg-type]
+            assert len(set(map(len, wanted))) > 1
+        assert write.nats_per_char(TEXTS[1]) == pytest.approx(other.nats_per_char(TEXTS[1]), abs=1e-5)
+
+
+def test_streams_that_take_turns(llama: Bundle) -> None:
+    with loaded(llama, "openvino") as write:
+        wanted = [write.generate(prompt, 50, seed=3, stop=()) for prompt in TEXTS]
+        streams = [write.stream(prompt, 50, seed=3, stop=()) for prompt in TEXTS]
+        found = [""] * len(TEXTS)
+        for pieces in zip(*streams, strict=False):
+            found = [text + piece for text, piece in zip(found, pieces, strict=True)]
+        assert all(w.startswith(f) and len(f) > 20 for w, f in zip(wanted, found, strict=True))
+        gone = write.stream(TEXTS[0], 50, seed=3, stop=())
+        next(gone)
+        del gone, streams  # and with them the arrays that the engine was handed
+        assert write.generate(TEXTS[0], 50, seed=3, stop=()) == wanted[0]
+
+
+def test_run_gives_what_the_file_gives(llama: Bundle) -> None:
+    """By way of pages, so that a bundle's golden values say whether these are right."""
+    golden = llama.golden()
+    with loaded(llama, "openvino") as write:
+        session = session_of(write)
+        results = session.run({spec.name: golden[spec.name] for spec in session.inputs})
+        for name, array in results.items():
+            np.testing.assert_allclose(golden_sample(array), golden[name], atol=1e-5)
+
+
+def test_golden_values_refuse_wrong_pages(llama: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = PagedReading.begin
+    monkeypatch.setattr(PagedReading, "begin", lambda self, at, columns: real(self, at, [c * 2 for c in columns]))
+    with pytest.raises(WrongAnswer, match="does not compute what my-llama is"):
+        edgekit.load(llama, "openvino")
+
+
+def test_other_attention_keeps_its_rings(bundles: Callable[[str], Bundle]) -> None:
+    with loaded(bundles("gemma2"), "openvino") as write, loaded(bundles("gemma2")) as other:
+        assert isinstance(write._reading(), ChunkReading)
+        assert write.generate(PROMPT, 40, temperature=0, stop=()) == other.generate(PROMPT, 40, temperature=0, stop=())
+
+
+@pytest.mark.parametrize("broken", ["page", "compile"])
+def test_what_cannot_be_paged_is_opened_all_the_same(
+    broken: str, llama: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of the engine may want other inputs for its operator."""
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("28 inputs expected")
+
+    monkeypatch.setattr(openvino_paged, "_settings" if broken == "page" else "page", fails)
+    with loaded(llama, "openvino") as write:
+        assert type(write._opened(1)) is OpenVinoSession and isinstance(write._reading(), ChunkReading)
+        assert write("a", 5)
+
+
+def test_a_network_that_is_not_paged_is_left_as_it_was(llama: Bundle) -> None:
+    import openvino
+
+    network = openvino.Core().read_model(next(llama.folder.glob("*fp32.xml")))
+    before = [op.get_friendly_name() for op in network.get_ordered_ops()]
+    settings = llama.manifest.task.settings if llama.manifest.task else {}
+    states = edgekit.load(llama, "onnxruntime").settings.states
+    assert len(states) == len(settings["states"])
+    assert not openvino_paged.page(network, states[1:]) and not openvino_paged.page(network, ())
+    assert [op.get_friendly_name() for op in network.get_ordered_ops()] == before
+    assert openvino_paged.page(network, states)
+
+
+def test_nothing_is_kept_compiled(llama: Bundle, own_cache: Path) -> None:
+    """The engine could not import it again."""
+    for _ in range(2):
+        with loaded(llama, "openvino") as write:
+            assert isinstance(write._reading(), PagedReading)
+    assert not (own_cache / "compiled").exists()
+
+
+def test_bfloat16_is_kept_in_bfloat16(llama: Bundle) -> None:
+    options = OpenVinoOptions(inference_precision="bf16")
+    with edgekit.load(llama, "openvino", options=options) as task, loaded(llama) as other:
+        assert isinstance(task, TextGenerator)
+        session = task._opened(1)  # paged where the processor has bfloat16
+        assert not isinstance(session, PagedSession) or session.dtypes[0].get_type_name() == "bf16"
+        assert task.nats_per_char(TEXTS[1]) == pytest.approx(other.nats_per_char(TEXTS[1]), abs=0.05)
+
+
+def test_rings_are_the_hosts_in_a_process_of_its_own_and_when_a_session_is_asked_for(llama: Bundle) -> None:
+    with edgekit.load(llama, "openvino", isolate=True) as write, loaded(llama) as other:
+        assert isinstance(write, TextGenerator) and isinstance(write._reading(), ChunkReading)
+        assert write.generate("a", 10, temperature=0) == other.generate("a", 10, temperature=0)
+    with edgekit.open_session(llama, "openvino") as session:
+        assert session.reading(1, CONTEXT) is None and not isinstance(session, PagedSession)
+
+
+def test_closed_and_broken_sessions_say_so(llama: Bundle) -> None:
+    write = loaded(llama, "openvino")
+    session, reading = session_of(write), write._reading()
+    assert isinstance(reading, PagedReading)
+    reading.feeds = {}
+    reading._lay_out = lambda *_: reading.feeds.update(  # type: ignore[method-assign]
+        {name: np.zeros((1, 1), np.float32) for name in ("tokens", "positions", "past_lens", "max_context_len")}
+    )
+    with pytest.raises(EngineError, match="openvino failed in"):
+        reading.read([1])
+    assert write("a", 5)  # the others go on
+    write.close()
+    for asked in (lambda: session.reading(1, 8), lambda: write("a", 5)):
+        with pytest.raises(SessionClosed):
+            asked()
+    with pytest.raises(SessionClosed):
+        reading.read([1])
+
+
+def test_calibration_sees_what_a_plain_session_is_given(llama: Bundle, tmp_path: Path) -> None:
+    """Of a bundle that has OpenVINO files alone."""
+    from edgekit.quantization.calibration import _Kept, _watched
+
+    with loaded(llama, "openvino") as write:
+        kept: dict[str, _Kept] = {}
+        with _watched(write, kept):
+            write.generate(PROMPT, 5, temperature=0)
+        assert {len(arrays) for arrays in kept["model"].inputs} == {len(llama.component().inputs)}
+        assert isinstance(write._reading(), TextReading) and isinstance(write._opened(1), Session)
+        assert isinstance(write._reading(), PagedReading)
+
+
+def test_the_networks_part_of_a_text_is_measured(llama: Bundle) -> None:
+    """As `edgekit bench` does, whose sessions are listened to."""
+    from edgekit.benchmarks.sampling import staged
+
+    with loaded(llama, "openvino") as write:
+        parts = staged(write, lambda: write.generate("a", 20, temperature=0, stop=()), 0.05)
+        assert parts and all(model > 0 for _, model, _ in parts)
+        assert "read_all" not in vars(write._reading())
