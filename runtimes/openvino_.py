@@ -117,7 +117,8 @@ class OpenVinoRuntime(Runtime):
             settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
         shelf = Shelf.of(options.cache)
         if model.states and target == "CPU" and openvino_paged.possible():
-            told = settings | {"KV_CACHE_PRECISION": options.inference_precision}
+            small = model.precision in ROUNDED_INPUTS and options.inference_precision == "f32"
+            told = settings | {"KV_CACHE_PRECISION": "f16" if small else options.inference_precision}
             with contextlib.suppress(Exception):  # of C++ too: then it is opened as any other network is
                 # Not from the shelf: OpenVINO 2026.4 exports such a network, but does not import it again
                 return PagedSession(*_compiled(core, model, target, told, None, paged=True), model, device)

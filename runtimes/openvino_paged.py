@@ -119,27 +119,91 @@ def _put(
     from openvino.op import _PagedAttentionExtension
 
     (heads, size), (_, wide) = sizes
-    group = attention.sees.group
     count = opset13.shape_of(tokens, "i64")  # texts, tokens
-    texts = opset13.gather(count, _ints([0]), _ints(0))
-    spread = opset13.reshape(attention.query, _shape(texts, [heads, group, -1, size]), False)
-    turned = [opset13.transpose(spread, _ints([0, 3, 1, 2, 4]))]
-    turned += [opset13.transpose(source, _ints([0, 2, 1, 3])) for source in (attention.key, attention.value)]
-    widths = heads * group * size, heads * size, heads * wide
-    rows = [opset13.reshape(node, _ints([-1, width]), False) for node, width in zip(turned, widths, strict=True)]
-    taken = [*rows, *pages, *tables[:4], *_settings(attention.sees.reach, tables[4])]
-    operator = _PagedAttentionExtension([node.output(0) for node in taken])
+    query, scale = _queries(attention.query, (heads, attention.sees.group, size), count)
+    taken = [query, *(opset13.transpose(source, _ints([0, 2, 1, 3])) for source in (attention.key, attention.value))]
+    widths = heads * attention.sees.group * size, heads * size, heads * wide
+    rows = [opset13.reshape(node, _ints([-1, width]), False) for node, width in zip(taken, widths, strict=True)]
+    settings = _settings(scale, attention.sees.reach, tables[4])
+    operator = _PagedAttentionExtension([node.output(0) for node in (*rows, *pages, *tables[:4], *settings)])
     described = operator.get_rt_info()  # which the operator of processors asks for
     described["num_k_heads"] = described["num_v_heads"] = heads
     described["k_head_size"], described["v_head_size"] = size, wide
-    spread = opset13.reshape(operator.output(0), _shape(count, [heads, group, wide]), False)
-    back = opset13.transpose(spread, _ints([0, 2, 3, 1, 4]))
-    result = opset13.reshape(back, _shape(texts, [heads, -1, wide]), False)
-    for use in list(attention.result.get_target_inputs()):
-        use.replace_source_output(result.output(0))
+    _give(operator.output(0), attention, (heads, attention.sees.group, wide), count)
 
 
-def _settings(reach: int, length: Any) -> list[Any]:
+def _queries(query: Any, sizes: tuple[int, int, int], count: Any) -> tuple[Any, float]:
+    """Queries as texts × tokens × all heads × size, and what they are yet to be multiplied by.
+
+    Where it can be followed back, they are taken from before they were scaled, turned and put into groups: reshapes
+    leave their order as it is, and heads of a group follow one another.
+    """
+    from openvino import opset13
+
+    heads, group, size = sizes
+    scale, source = 1.0, query
+    while (kind := source.get_node().get_type_name()) in ("Reshape", "Multiply"):
+        factor = 1.0 if kind == "Reshape" else _value(source.get_node().input_value(1))
+        if factor is None:
+            break
+        scale, source = scale * factor, source.get_node().input_value(0)
+    if _is_of(source, heads * group, size):
+        return opset13.transpose(source, _ints([0, 2, 1, 3])), scale  # what was turned twice OpenVINO leaves as it is
+    texts = opset13.gather(count, _ints([0]), _ints(0))
+    spread = opset13.reshape(query, _shape(texts, [heads, group, -1, size]), False)
+    return opset13.transpose(spread, _ints([0, 3, 1, 2, 4])), 1.0
+
+
+def _give(rows: Any, attention: Attention, sizes: tuple[int, int, int], count: Any) -> None:
+    """Hand on what the operator gives, (texts × tokens) × (all heads × size), in the place of an attention's result; where
+    that is only turned back afterwards, in the place of what it is then.
+    """
+    from openvino import opset13
+
+    heads, group, size = sizes
+    back = _turned_back(attention.result, heads * group, size)
+    if back is not None:
+        _instead(back, opset13.reshape(rows, _shape(count, [heads * group, size]), False).output(0))
+        return
+    spread = opset13.reshape(rows, _shape(count, [heads, group, size]), False)
+    turned = opset13.transpose(spread, _ints([0, 2, 3, 1, 4]))
+    texts = opset13.gather(count, _ints([0]), _ints(0))
+    _instead(attention.result, opset13.reshape(turned, _shape(texts, [heads, -1, size]), False).output(0))
+
+
+def _turned_back(result: Any, heads: int, size: int) -> Any:
+    """What a result is after reshapes and a turn to texts × tokens × heads × size; None where that is not all."""
+    while len(result.get_target_inputs()) == 1:
+        (use,) = result.get_target_inputs()
+        kind = use.get_node().get_type_name() if use.get_index() == 0 else ""
+        if kind == "Transpose" and _turns(use.get_node()) and _is_of(result, heads, size):
+            return use.get_node().output(0)
+        if kind != "Reshape":
+            return None
+        result = use.get_node().output(0)
+    return None
+
+
+def _instead(old: Any, new: Any) -> None:
+    for use in list(old.get_target_inputs()):
+        use.replace_source_output(new)
+
+
+def _is_of(output: Any, heads: int, size: int) -> bool:
+    """Whether it is known to be texts × heads × tokens × size."""
+    shape = output.get_partial_shape()
+    if shape.rank.is_dynamic or shape.rank.get_length() != 4 or shape[1].is_dynamic or shape[3].is_dynamic:
+        return False
+    return (shape[1].get_length(), shape[3].get_length()) == (heads, size)
+
+
+def _turns(transpose: Any) -> bool:
+    """Whether it changes the places of heads and tokens."""
+    order = transpose.input_value(1).get_node()
+    return bool(order.get_type_name() == "Constant" and order.get_data().tolist() == [0, 2, 1, 3])
+
+
+def _settings(scale: float, reach: int, length: Any) -> list[Any]:
     """The operator's other inputs: scale, window, slopes, the longest text, and what is not used."""
     from openvino import opset13
 
@@ -149,7 +213,7 @@ def _settings(reach: int, length: Any) -> list[Any]:
     number, zero = np.float32, opset13.constant(np.int32(0))
     window = opset13.constant(np.int32(reach + 1))
     return [
-        opset13.constant(number(1)), window, none(number), length,
+        opset13.constant(number(scale)), window, none(number), length,
         none(np.int32),  # score_aggregation_window
         none(np.int32), none(np.int32), none(number),  # rotated blocks, their deltas, the table
         none(number), zero, zero,  # xattention: threshold, block size, stride
@@ -169,8 +233,7 @@ def _without(ring: Any, tokens: Any) -> None:
             heads, size = _sizes(ring) or (0, 0)
             sizes = _shape(texts, [heads, 0, size])
             told = opset13.convert(sizes, use.get_node().get_output_element_type(0).get_type_name())
-            for other in list(use.get_node().output(0).get_target_inputs()):
-                other.replace_source_output(told.output(0))
+            _instead(use.get_node().output(0), told.output(0))
 
 
 def _scores(softmax: Any) -> tuple[list[Any], list[Any], Any] | None:
