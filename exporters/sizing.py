@@ -101,9 +101,12 @@ def _written(name: str, slope: Fraction, offset: Fraction) -> str:
     return text + (f"{int(offset):+d}" if offset else "")
 
 
-def fitted(array: Array, shape: Sequence[Dimension]) -> Array:
-    """An array cropped, or repeated, to the sizes that a shape fixes."""
+def fitted(array: Array, shape: Sequence[Dimension], empty: int | None = None) -> Array:
+    """An array cropped, or repeated, to the sizes that a shape fixes; filled up with `empty` rather, where that is given."""
     for axis, size in enumerate(shape):
         if isinstance(size, int):
-            array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+            own = array.shape[axis]
+            array = np.take(array, np.arange(size) % own, axis=axis)
+            if empty is not None:
+                array[(slice(None),) * axis + (slice(own, None),)] = empty
     return np.array(array, order="C")

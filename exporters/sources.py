@@ -32,7 +32,8 @@ class Source:
     """A module, what it takes and gives, and probes: inputs that parity and golden values are made from.
 
     `family` and `settings` let a bundle carry the weights of a zoo network for PyTorch as well; `bounds` are the
-    smallest and the largest size of a free dimension, where they are known; `notes` tell what was changed.
+    smallest and the largest size of a free dimension, where they are known; `notes` tell what was changed; `empty` says
+    what inputs that may not be repeated are filled up with, where a size is larger than the probes'.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class Source:
     settings: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    empty: Mapping[str, int] = field(default_factory=dict)
     memo: dict[str, list[list[Array]]] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -68,9 +70,9 @@ class Source:
         }
 
     def fitted_probes(self, sizes: Mapping[str, int]) -> list[tuple[Array, ...]]:
-        """The probes cropped, or repeated, to the shapes that `sizes` fixes."""
-        specs = [spec.bound(sizes) for spec in self.inputs]
-        return [tuple(fitted(a, s.shape) for a, s in zip(probe, specs, strict=True)) for probe in self.probes]
+        """The probes cropped, repeated, or filled up to the shapes that `sizes` fixes."""
+        specs = [(spec.bound(sizes).shape, self.empty.get(spec.name)) for spec in self.inputs]
+        return [tuple(fitted(a, *spec) for a, spec in zip(probe, specs, strict=True)) for probe in self.probes]
 
 
 def from_module(

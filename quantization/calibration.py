@@ -20,7 +20,7 @@ from edgekit.tasks.sampling import FEW_STEPS
 from edgekit.tasks.task import Task
 from edgekit.tasks.tiled import TiledTask
 from edgekit.tensors import Array, TensorSpec
-from edgekit.text import State
+from edgekit.text import Memory
 
 Calibration = list[tuple[Array, ...]]
 COUNT = 64  # inputs of a component
@@ -189,8 +189,8 @@ def _watched(task: Task, kept: dict[str, _Kept]) -> Iterator[None]:
     opened = task._session
 
     def session(
-        sizes: Mapping[str, int] | None = None, component: str = "model", states: Sequence[State] = ()
-    ) -> Session:  # which keeps no states itself, or they would not come by
+        sizes: Mapping[str, int] | None = None, component: str = "model", memory: Memory | None = None
+    ) -> Session:  # which keeps no memory itself, or it would not come by
         return _Recorder(opened(sizes, component), kept.setdefault(component, _Kept()))  # type: ignore[return-value]
 
     task._session = session  # type: ignore[method-assign]

@@ -20,6 +20,7 @@ from edgekit.session import Device, Model, Runtime, Session
 
 _CORES: dict[int, Any] = {}  # by process, where they are kept: a forked child makes its own
 CORES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficiency": "ECORE_ONLY"}
+NOT_PAGED = (ValueError, RuntimeError, ImportError, TypeError)  # another graph, processor or version of the operator
 # Devices that OpenVINO knows, as they are listed where it does not find them: title, precisions, what is missing
 ABSENT = {
     "gpu": Device(
@@ -116,10 +117,10 @@ class OpenVinoRuntime(Runtime):
         if model.precision == "int8" and target == "CPU" and int8_overflows():
             settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
         shelf = Shelf.of(options.cache)
-        if model.states and target == "CPU" and openvino_paged.possible():
+        if model.memory and target == "CPU" and openvino_paged.possible():
             small = model.precision in ROUNDED_INPUTS and options.inference_precision == "f32"
             told = settings | {"KV_CACHE_PRECISION": "f16" if small else options.inference_precision}
-            with contextlib.suppress(Exception):  # of C++ too: then it is opened as any other network is
+            with contextlib.suppress(*NOT_PAGED):  # then it is opened as any other network is
                 # Not from the shelf: OpenVINO 2026.4 exports such a network, but does not import it again
                 return PagedSession(*_compiled(core, model, target, told, None, paged=True), model, device)
         try:
@@ -149,8 +150,8 @@ def _compiled(
     specs = openvino_borders.specs(model.path.name, network)
     if target == "CPU" and model.path.suffix == ".onnx" and openvino_unsigned.needed():
         openvino_unsigned.make_unsigned(network)
-    if paged and not openvino_paged.page(network, model.states):
-        raise ValueError(f"'{model.path.name}' keeps its states otherwise")
+    if paged and not (model.memory and openvino_paged.put_in_pages(network, model.memory)):
+        raise ValueError(f"'{model.path.name}' attends otherwise")
     compiled = core.compile_model(network, target, settings)
     if shelf and key:
         openvino_cache.keep(shelf, key, compiled, specs)

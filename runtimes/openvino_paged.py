@@ -10,13 +10,13 @@ which also writes the new keys and values to their places. It is what openvino-g
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgekit.text import State
+from edgekit.text import Memory, State
 
 TOKENS, POSITIONS, SLOTS = "tokens", "positions", "slots"  # inputs of a file
 # And of what it becomes. Tokens in the pages of each text; where each text's tokens begin; pages; where each one's begin
@@ -25,7 +25,6 @@ LONGEST = "max_context_len"  # tokens of the longest text
 ROWS, SCORES = 2, 3  # axes: of texts × heads × tokens × size, and of texts × heads × tokens × seen
 END = np.iinfo(np.int32).max  # a slice that ends here or later ends with the axis
 HIDDEN = -1e8  # a score lowered by this much or more is seen by nobody
-SEARCHED = 64  # operators between a bias and the positions that it is made of
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,12 @@ class Sees:
 
 @dataclass(frozen=True)
 class Attention:
-    """What one softmax is a part of: outputs of operators, the names of the rings, and how far back it sees."""
+    """What one softmax is a part of: outputs of operators, rings, and how far back it sees."""
 
     query: Any  # texts × heads of keys × (queries of a group × tokens) × size, scaled
-    key: Any  # of the new tokens, texts × heads of keys × tokens × size
-    value: Any
+    new: tuple[Any, Any]  # keys and values of the new tokens, texts × heads of keys × tokens × size
     result: Any  # as the query
-    past: tuple[str, str]
+    past: tuple[str, str]  # the rings' names
     sees: Sees
 
 
@@ -58,35 +56,36 @@ def pages_of(ring: str) -> str:
     return f"pages.{ring}"
 
 
-def page(network: Any, states: Sequence[State]) -> bool:
+def put_in_pages(network: Any, memory: Memory) -> bool:
     """Change a network in place; False where it is of another kind, and as it was.
 
     Its inputs are then the tokens and their positions, tables (int32, of one axis), the length of the longest text (int32)
     and pages in the place of each ring; its output the logits.
     """
-    rings = {port.get_any_name(): port.get_node() for port in network.inputs}
-    columns = {port.get_any_name(): port.get_node() for port in network.outputs}
-    names = {state.input for state in states}
+    taken = {port.get_any_name(): port.get_node() for port in network.inputs}
+    given = {port.get_any_name(): port.get_node() for port in network.outputs}
+    names = [state.input for state in memory.states]
     found = [_attention(node, names) for node in network.get_ordered_ops() if node.get_type_name() == "Softmax"]
     attentions = [attention for attention in found if attention is not None]
     used = [name for attention in attentions for name in attention.past]
-    if not states or len(attentions) < len(found) or sorted(used) != sorted(names) or not names <= rings.keys():
+    rings = {name: sizes for name in used if (sizes := _sizes(taken[name])) is not None}
+    if len(attentions) < len(found) or not len(rings) == len(used) == len(names) or not _free(taken):
         return False
-    sizes = {name: size for name in used if (size := _sizes(rings[name])) is not None}
-    if len(sizes) < len(used) or any(state.output not in columns for state in states):
+    new = {name: _name(source) for a in attentions for name, source in zip(a.past, a.new, strict=True)}
+    if any(_gives(given, state) != new[state.input] for state in memory.states):
         return False
     tables = [_parameter(name, [-1]) for name in (PAST_LENS, BEGINS, PAGES, PAGES_BEGINS)] + [_parameter(LONGEST, [])]
     pages = {name: _parameter(pages_of(name), [-1, -1, -1, -1], np.float32) for name in used}  # the engine decides
     for attention in attentions:
-        key, value = attention.past
-        _put(attention, (sizes[key], sizes[value]), (pages[key], pages[value]), tables, rings[TOKENS])
+        both = [(rings[name], pages[name]) for name in attention.past]
+        _put(attention, both, tables, taken[TOKENS], min(attention.sees.reach, memory.context))
     for name in names:
-        _without(rings[name], rings[TOKENS])
-        network.remove_parameter(rings[name])
-    for state in states:
-        network.remove_result(columns[state.output])
+        _without(taken[name], rings[name], taken[TOKENS])
+        network.remove_parameter(taken[name])
+    for state in memory.states:
+        network.remove_result(given[state.output])
     network.add_parameters([*tables, *pages.values()])
-    network.remove_parameter(rings[SLOTS])
+    network.remove_parameter(taken[SLOTS])
     network.validate_nodes_and_infer_types()
     return True
 
@@ -108,24 +107,36 @@ def _attention(softmax: Any, rings: Collection[str]) -> Attention | None:
     if len(named) < 2 or not set(named) <= set(rings) or sees is None:
         return None
     new = keys[1], values[1].input_value(1)
-    return Attention(products[0].input_value(0), *new, sums[0].output(0), (named[0], named[1]), sees)
+    return Attention(products[0].input_value(0), new, sums[0].output(0), (named[0], named[1]), sees)
+
+
+def _free(taken: Mapping[str, Any]) -> bool:
+    """Whether a network takes any number of texts and tokens."""
+    shapes = [taken[name].get_output_partial_shape(0) for name in (TOKENS, POSITIONS, SLOTS) if name in taken]
+    return len(shapes) == 3 and all(s.rank.get_length() == 2 and s[0].is_dynamic and s[1].is_dynamic for s in shapes)
+
+
+def _gives(given: Mapping[str, Any], state: State) -> Any:
+    """What makes the new columns of a ring, None where it is no ring of such a network."""
+    ring = state.kind == "append" and state.axis == ROWS and state.output in given
+    return _name(given[state.output].input_value(0)) if ring else None
 
 
 def _put(
-    attention: Attention, sizes: Sequence[tuple[int, int]], pages: Sequence[Any], tables: Sequence[Any], tokens: Any
+    attention: Attention, rings: Sequence[tuple[tuple[int, int], Any]], tables: Sequence[Any], tokens: Any, reach: int
 ) -> None:
-    """Put one operator in the place of an attention, of rings of these heads and sizes."""
+    """Put one operator in the place of an attention to rings of these heads and sizes, whose pages are inputs."""
     from openvino import opset13
     from openvino.op import _PagedAttentionExtension
 
-    (heads, size), (_, wide) = sizes
+    ((heads, size), keys), ((_, wide), values) = rings
     count = opset13.shape_of(tokens, "i64")  # texts, tokens
     query, scale = _queries(attention.query, (heads, attention.sees.group, size), count)
-    taken = [query, *(opset13.transpose(source, _ints([0, 2, 1, 3])) for source in (attention.key, attention.value))]
+    taken = [query, *(opset13.transpose(source, _ints([0, 2, 1, 3])) for source in attention.new)]
     widths = heads * attention.sees.group * size, heads * size, heads * wide
     rows = [opset13.reshape(node, _ints([-1, width]), False) for node, width in zip(taken, widths, strict=True)]
-    settings = _settings(scale, attention.sees.reach, tables[4])
-    operator = _PagedAttentionExtension([node.output(0) for node in (*rows, *pages, *tables[:4], *settings)])
+    inputs = (*rows, keys, values, *tables[:4], *_settings(scale, reach, tables[4]))
+    operator = _PagedAttentionExtension([node.output(0) for node in inputs])
     described = operator.get_rt_info()  # which the operator of processors asks for
     described["num_k_heads"] = described["num_v_heads"] = heads
     described["k_head_size"], described["v_head_size"] = size, wide
@@ -204,7 +215,7 @@ def _turns(transpose: Any) -> bool:
 
 
 def _settings(scale: float, reach: int, length: Any) -> list[Any]:
-    """The operator's other inputs: scale, window, slopes, the longest text, and what is not used."""
+    """The operator's other inputs, as OpenVINO 2026.4 has them: scale, window, slopes, the longest text, and what is not used."""
     from openvino import opset13
 
     def none(dtype: Any, *shape: int) -> Any:
@@ -223,16 +234,16 @@ def _settings(scale: float, reach: int, length: Any) -> list[Any]:
     ]  # fmt: skip
 
 
-def _without(ring: Any, tokens: Any) -> None:
-    """What asks for a ring's sizes is told those of one without slots."""
+def _without(ring: Any, sizes: tuple[int, int], tokens: Any) -> None:
+    """What asks for the sizes of a ring, of these heads and size, is told those of one without slots."""
     from openvino import opset13
 
     for use in list(ring.output(0).get_target_inputs()):
         if use.get_node().get_type_name() == "ShapeOf":
             texts = opset13.gather(opset13.shape_of(tokens, "i64"), _ints([0]), _ints(0))
-            heads, size = _sizes(ring) or (0, 0)
-            sizes = _shape(texts, [heads, 0, size])
-            told = opset13.convert(sizes, use.get_node().get_output_element_type(0).get_type_name())
+            told = opset13.convert(
+                _shape(texts, [sizes[0], 0, sizes[1]]), use.get_node().get_output_element_type(0).get_type_name()
+            )
             _instead(use.get_node().output(0), told.output(0))
 
 
@@ -277,51 +288,46 @@ def _shares(softmax: Any) -> tuple[Any, Any] | None:
 
 
 def _sees(bias: Any) -> Sees | None:
-    """What a bias lets queries see, None where it does something else: 0 for tokens 0 to `reach` back, HIDDEN for others."""
-    node, group = bias.get_node(), 1
-    while node.get_type_name() in ("Unsqueeze", "Concat"):
-        sources = {_name(node.input_value(index)) for index in range(node.get_input_size())}
-        if node.get_type_name() == "Concat":
-            if len(sources) > 1 or group > 1:
-                return None
-            group = node.get_input_size()
-        node = node.input_value(0).get_node()
-    above = list(_above(node))
-    least, most = ([n for n in above if n.get_type_name() == kind] for kind in ("GreaterEqual", "LessEqual"))
-    leaves = {n.get_friendly_name() for n in above if n.get_type_name() == "Parameter"}
-    known = {
-        "Select",
-        "LogicalAnd",
-        "GreaterEqual",
-        "LessEqual",
-        "Subtract",
-        "Unsqueeze",
-        "Concat",
-        "Parameter",
-        "Constant",
-    }
-    if node.get_type_name() != "Select" or {n.get_type_name() for n in above} - known or leaves != {POSITIONS, SLOTS}:
+    """What a bias lets queries see, None where it does something else than `CausalStep`'s: 0 for tokens 0 to `reach` back,
+    HIDDEN for others, once for each query of a group.
+    """
+    if not _is(bias.get_node(), "Unsqueeze") or _constant(bias.get_node(), 1) != 1:
         return None
-    if not len(least) == len(most) == 1 or _name(least[0].input_value(0)) != _name(most[0].input_value(0)):
+    node, group = bias.get_node().input_value(0).get_node(), 1
+    if _is(node, "Concat", axis=1):
+        group = node.get_input_size()
+        if len({_name(node.input_value(index)) for index in range(group)}) > 1:
+            return None
+        node = node.input_value(0).get_node()
+    if not _is(node, "Select") or not _is(node.input_value(0).get_node(), "LogicalAnd"):
         return None
     seen, hidden = (_value(node.input_value(index)) for index in (1, 2))
-    first, reach = (_value(one.input_value(1)) for one in (least[0], most[0]))
-    if seen != 0 or hidden is None or hidden > HIDDEN or first != 0 or reach is None:
+    bounds = [node.input_value(0).get_node().input_value(index).get_node() for index in (0, 1)]
+    least, most = sorted(bounds, key=lambda bound: bound.get_type_name())
+    if not _is(least, "GreaterEqual") or not _is(most, "LessEqual"):
+        return None
+    distances = {_name(bound.input_value(0)) for bound in bounds}
+    reach = _value(most.input_value(1))
+    sound = seen == 0 and hidden is not None and hidden <= HIDDEN and _value(least.input_value(1)) == 0
+    if not sound or reach is None or len(distances) > 1 or not _is_distance(least.input_value(0).get_node()):
         return None
     return Sees(int(reach), group)
 
 
-def _above(node: Any) -> Iterator[Any]:
-    """An operator and those that it is made of, each once; SEARCHED at most."""
-    waiting, met = [node], {node.get_name()}
-    while waiting and len(met) < SEARCHED:
-        node = waiting.pop()
-        yield node
-        for index in range(node.get_input_size()):
-            source = node.input_value(index).get_node()
-            if source.get_name() not in met:
-                met.add(source.get_name())
-                waiting.append(source)
+def _is_distance(node: Any) -> bool:
+    """Whether it is how far each slot and each new token lies behind each new token: texts × tokens × (slots + tokens)."""
+    if not _is(node, "Subtract"):
+        return False
+    sides = [node.input_value(index).get_node() for index in (0, 1)]
+    if not all(_is(side, "Unsqueeze") for side in sides):
+        return False
+    own, others = (side.input_value(0).get_node() for side in sides)
+    axes = _constant(sides[0], 1) in (2, -1) and _constant(sides[1], 1) in (1, -2)
+    if not axes or not _is(others, "Concat"):
+        return False
+    joined = [others.input_value(index).get_node() for index in range(others.get_input_size())]
+    named = [n.get_friendly_name() if _is(n, "Parameter") else "" for n in (own, *joined)]
+    return named == [POSITIONS, SLOTS, POSITIONS]
 
 
 def _sizes(ring: Any) -> tuple[int, int] | None:
@@ -362,6 +368,8 @@ def _constant(node: Any, index: int) -> int | None:
 def _value(output: Any) -> float | None:
     """The one number that a constant is, None where it is none."""
     source = output.get_node()
+    while source.get_type_name() == "Convert":
+        source = source.input_value(0).get_node()
     if source.get_type_name() != "Constant":
         return None
     values = source.get_data()

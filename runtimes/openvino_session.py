@@ -54,7 +54,10 @@ class OpenVinoSession(Session):
 
     def _feed(self, request: Any, inputs: Mapping[str, Array]) -> list[Array]:
         arrays = self._checked(inputs)
-        self._hand(request, arrays)
+        try:
+            self._hand(request, arrays)
+        except Exception as error:
+            raise EngineError(f"openvino failed in '{self._model.path.name}': {reason(error)}") from error
         return arrays
 
     def _take(self, request: Any) -> dict[str, Array]:

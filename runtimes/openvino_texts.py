@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgekit.errors import EngineError
+from edgekit.flight import Flight
 from edgekit.runtimes import openvino_borders
 from edgekit.runtimes.openvino_paged import (
     BEGINS,
@@ -23,7 +25,7 @@ from edgekit.runtimes.openvino_paged import (
     pages_of,
 )
 from edgekit.runtimes.openvino_session import OpenVinoSession, reason
-from edgekit.session import Model
+from edgekit.session import Model, Placement, Session
 from edgekit.tensors import Array
 from edgekit.text import NOWHERE, Floats, TextReading
 
@@ -39,16 +41,25 @@ class PagedSession(OpenVinoSession):
     def __init__(self, compiled: Any, specs: openvino_borders.Specs, model: Model, device: str) -> None:
         super().__init__(compiled, specs, model, device)
         taken = {port.get_any_name(): port for port in compiled.inputs}
-        self._states = model.states
-        ports = [taken[pages_of(state.input)] for state in model.states]
-        self.pages = [tuple(port.get_partial_shape()[axis].get_length() for axis in (1, 2, 3)) for port in ports]
+        assert model.memory is not None
+        self.memory, self._states = model.memory, model.memory.states
+        ports = [taken[pages_of(state.input)] for state in self._states]
+        self.shapes = [tuple(port.get_partial_shape()[axis].get_length() for axis in (1, 2, 3)) for port in ports]
         self.dtypes = [port.get_element_type() for port in ports]
         self._places = {port.get_any_name(): place for place, port in enumerate(compiled.inputs)}
-        self._bound: weakref.ref[PagedReading] | None = None
+        self._bound: weakref.ref[PagedReading] | None = None  # whose arrays and pages the request has
+        self.streams = 1
 
-    def reading(self, texts: int, context: int) -> TextReading:
+    def reading(self, texts: int) -> TextReading:
         self._refuse_closed()
-        return PagedReading(self, texts, context)
+        return PagedReading(self, texts, self.memory.context)
+
+    def placement(self) -> Placement:
+        told = super().placement()
+        return replace(told, why=f"{told.why}; keys and values stay in the engine's pages")
+
+    def _flight(self, room: int) -> Flight:
+        return Session._flight(self, room)  # by `run`: the compiled network takes other inputs than the file
 
     def run_paged(self, reading: PagedReading) -> Floats:
         """Run on the arrays and pages of a reading; returns a copy of the logits.
@@ -70,7 +81,10 @@ class PagedSession(OpenVinoSession):
         return logits
 
     def _bind(self, reading: PagedReading) -> None:
-        """Hand over the arrays and pages of a reading, which stay the same for many runs."""
+        """Hand over the arrays and pages of a reading, which stay the same for many runs; its pages stay in memory until
+        another's are handed over.
+        """
+        self._bound = None  # whatever comes in between
         for state, tensor in zip(self._states, reading.pages, strict=True):
             self._request.set_input_tensor(self._places[pages_of(state.input)], tensor)
         for name, array in reading.feeds.items():
@@ -87,15 +101,20 @@ class PagedSession(OpenVinoSession):
         tokens, positions, slots = (feeds[name][text] for name in (TOKENS, POSITIONS, SLOTS))
         held, new = np.flatnonzero(slots != NOWHERE), np.flatnonzero(positions != NOWHERE)
         held = held[np.argsort(slots[held], kind="stable")]
+        if np.any(np.diff([*slots[held], *positions[new]]) != 1):
+            raise EngineError(
+                f"openvino keeps the texts of '{self._model.path.name}' in pages: expected positions that follow one "
+                f"another, got {slots[held].tolist()} and {positions[new].tolist()}"
+            )
+        rings = [feeds[state.input][text] for state in self._states]
+        columns = [np.zeros((ring.shape[0], len(tokens), ring.shape[2]), np.float32) for ring in rings]
+        if not new.size:  # a text that is given nothing
+            return [np.zeros(int(self.outputs[0].shape[-1]), np.float32), *columns]
         reading = PagedReading(self, 1, len(held) + len(new))
-        reading.begin(int(positions[new[0]]) if new.size else 0, [feeds[s.input][text][:, held] for s in self._states])
-        logits = reading.read_all([tokens[new].tolist()])[0]
-        columns = []
-        for index, state in enumerate(self._states):
-            heads, size = feeds[state.input].shape[1], feeds[state.input].shape[3]
-            column = np.zeros((heads, len(tokens), size), np.float32)
-            column[:, new] = reading.columns(index, len(held), len(new))
-            columns.append(column)
+        reading.begin(int(positions[new[0]]), [ring[:, held] for ring in rings])
+        logits = reading.read(tokens[new].tolist())
+        for index, column in enumerate(columns):
+            column[:, new] = reading.stored(index, len(held), len(new))
         return [logits, *columns]
 
 
@@ -106,7 +125,7 @@ class PagedReading(TextReading):
 
     def __init__(self, session: PagedSession, texts: int, context: int) -> None:
         self._session, self._context = session, context
-        self._rows = session.pages[0][1]  # tokens of a page
+        self._rows = session.shapes[0][1]  # tokens of a page
         self._short = session.dtypes[0].get_type_name() == "bf16"
         self._lists: list[list[int]] = [[] for _ in range(texts)]
         self._held = [0] * texts  # tokens in the pages of each text
@@ -117,7 +136,7 @@ class PagedReading(TextReading):
         self.feeds: dict[str, Array] = {}  # what the network takes beside pages
         self.pages: list[Any] = []
         self.moved = False  # whether there are other arrays or pages than at the last run
-        page = sum(dtype.size * math.prod(shape) for shape, dtype in zip(session.pages, session.dtypes, strict=True))
+        page = sum(dtype.size * math.prod(shape) for shape, dtype in zip(session.shapes, session.dtypes, strict=True))
         most = texts * (-(-context // self._rows) + 1)
         self._grow(max(1, min(most, AT_FIRST // page)))
 
@@ -144,7 +163,7 @@ class PagedReading(TextReading):
                 self._page(index)[page, :, row] = _bits(column[:, token]) if self._short else column[:, token]
         self._held[0], self._next[0] = count, position
 
-    def columns(self, index: int, first: int, count: int) -> Array:
+    def stored(self, index: int, first: int, count: int) -> Array:
         """A state of the only text, heads × tokens × size."""
         places = [divmod(token, self._rows) for token in range(first, first + count)]
         found = np.stack([self._page(index)[self._lists[0][page], :, row] for page, row in places], axis=1)
@@ -198,14 +217,14 @@ class PagedReading(TextReading):
         """Make so many pages more, and take what the others hold along."""
         from openvino import Shape, Tensor
 
-        count = self._count + more
-        made = []
-        for shape, dtype in zip(self._session.pages, self._session.dtypes, strict=True):
-            made.append(Tensor(dtype, Shape([count, *shape])))
-        for new, old in zip(made, self.pages, strict=False):
-            new.data[: self._count] = old.data
+        count, self.moved = self._count + more, True
+        for index, (shape, dtype) in enumerate(zip(self._session.shapes, self._session.dtypes, strict=True)):
+            made = Tensor(dtype, Shape([count, *shape]))
+            if self._count:
+                made.data[: self._count] = self.pages[index].data[: self._count]
+            self.pages[index : index + 1] = [made]
         self._free += reversed(range(self._count, count))
-        self.pages, self._count, self.moved = made, count, True
+        self._count = count
 
     def _page(self, index: int) -> Array:
         """Pages of a state, of what NumPy knows: bits where they are bfloat16."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BundleNotFound, DeviceUnavailable, InputError, NotInstalled, WrongAnswer
 from edgekit.manifest import Component, Variant
 from edgekit.session import Device, Model, Runtime, Session
-from edgekit.text import State
+from edgekit.text import Memory
 
 if TYPE_CHECKING:
     from edgekit.isolation import Isolation
@@ -49,7 +49,7 @@ def open_session(
     options: Any = None,
     isolate: bool | Isolation = False,
     check: guard.Check = "auto",
-    states: Sequence[State] = (),
+    memory: Memory | None = None,
 ) -> Session:
     """Open a component of a bundle, or a model file, on an engine.
 
@@ -72,7 +72,7 @@ def open_session(
         check: "auto" runs the bundle's golden inputs when an engine first opens a file on this machine, and refuses one
             that computes something else; where "auto" chose it, the next is taken. True checks at every opening,
             False never.
-        states: of a language model, which the session may then keep itself (`Session.reading`), where its engine can.
+        memory: of a language model, which the session may then keep itself (`Session.reading`), where its engine can.
 
     Raises:
         BundleError, NotInstalled, DeviceUnavailable, EngineError (WrongAnswer), InputError.
@@ -94,7 +94,7 @@ def open_session(
     if isolate:
         return _isolated(source, asked, options, isolate)
     try:
-        return _here(source, options=options, states=states, **asked)
+        return _here(source, options=options, memory=memory, **asked)
     except forking.Stranded as error:
         try:
             return _isolated(source, asked, options, True, STRANDED)
@@ -128,7 +128,7 @@ def _here(
     floats: bool,
     check: guard.Check,
     options: Any,
-    states: Sequence[State],
+    memory: Memory | None,
 ) -> Session:
     """As `open_session`, in this process.
 
@@ -152,7 +152,7 @@ def _here(
             return free and stated.alone(variant, picked.runtime)
 
         def opening(variant: Variant) -> Session:
-            model = _model(bundle, described, variant, sizes or {}, states)
+            model = _model(bundle, described, variant, sizes or {}, memory)
             count = 1 if alone(variant) else picked.threads
             opened = _opened(picked.runtime, model, picked.device, count, options)
             engine = _engine(picked.runtime, picked.device, options)
@@ -177,7 +177,7 @@ def _engine(name: str, device: str, options: Any) -> guard.Engine:
 
 
 def _model(
-    bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int], states: Sequence[State]
+    bundle: Bundle, described: Component, variant: Variant, sizes: Mapping[str, int], memory: Memory | None
 ) -> Model:
     """A variant as a runtime is asked to open it, its files verified."""
     return Model(
@@ -190,7 +190,7 @@ def _model(
         described.settings,
         tuple(bundle.folder / entry.path for entry in variant.files),
         sizes,
-        tuple(states),
+        memory,
     )
 
 

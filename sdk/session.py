@@ -25,7 +25,7 @@ from edgekit.errors import (
     TensorError,
 )
 from edgekit.tensors import Array, TensorSpec
-from edgekit.text import State, TextReading
+from edgekit.text import Memory, TextReading
 
 CLOSED = "this session was closed: open another with edgekit.open_session(…)"
 FORKED = (
@@ -80,7 +80,7 @@ class Model:
 
     `family` and `settings` name the network of the zoo that a `torch` file holds the weights of; `files` are
     all that a manifest lists for it, verified, and None for a lone file. `sizes` are what free dimensions were asked
-    to be, for devices that need them fixed. `states` are those of a language model, where the session may keep them.
+    to be, for devices that need them fixed. `memory` is a language model's, where the session may keep it.
     """
 
     path: Path
@@ -92,7 +92,7 @@ class Model:
     settings: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
-    states: tuple[State, ...] = ()
+    memory: Memory | None = None
 
 
 class Closing(ABC):
@@ -208,8 +208,8 @@ class Session(Closing):
         self._refuse_closing()
         return flight.in_order(lambda: self._begun(1 + (self.streams if ahead is None else ahead)), iter(stream))
 
-    def reading(self, texts: int, context: int) -> TextReading | None:
-        """So many new texts whose states the engine keeps, each seeing `context` tokens back; None where it keeps none.
+    def reading(self, texts: int) -> TextReading | None:
+        """So many new texts of a language model whose memory the engine keeps; None where it keeps none.
 
         Raises:
             SessionClosed.

@@ -37,8 +37,16 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     axis: Annotated[int, Meta(ge=0)] = 0
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a language model's graph remembers of a text: its states, and how many tokens back it sees."""
+
+    states: tuple[State, ...]
+    context: int
+
+
 class TextReading(ABC):
-    """Some texts in the making: reads tokens, and gives the logits of the next. Not thread-safe."""
+    """Some texts in the making: reads tokens, and gives the logits of the next. After an error it is over. Not thread-safe."""
 
     def read(self, tokens: Tokens) -> Floats:
         """Read one token or more of the only text; returns the logits of the next, float32, one a token of the vocabulary."""

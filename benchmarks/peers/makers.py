@@ -122,7 +122,8 @@ def _pass(
             say(f"opening {peer.name} {peer.precision}")
             words = [str(python), str(SERVED), str(file), peer.kind]
             processes[peer] = Process(tuple(words), title="the peer's process")
-            row.opened = _asked(row, processes[peer], {"do": "open", "folder": str(folder), **peer.settings})
+            told = _asked(row, processes[peer], {"do": "open", "folder": str(folder), **peer.settings})
+            row.opened = row.opened or told  # of the first time
             _asked(row, processes[peer], {"do": "run", **command})
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")

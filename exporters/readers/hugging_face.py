@@ -60,7 +60,7 @@ def prepared(found: Loaded, settings: Mapping[str, Any]) -> Prepared:
     stated = {name: settings[name] for name in SETTINGS if name in settings}
     task = {**_task(model, tokenizer), **stated, "states": _plain(step.states()), "context": context}
     return Prepared(
-        {"model": Source(step, inputs, outputs, probes)},
+        {"model": Source(step, inputs, outputs, probes, empty={"slots": NOWHERE})},
         Task("write", {"vocabulary": [], "tokenizer": TOKENIZER, **task, "positions": limit}),
         _files(tokenizer),
         buckets=[{"texts": 1, "tokens": width, "slots": context} for width in WIDTHS if width <= context],

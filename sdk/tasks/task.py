@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from edgekit.manifest import Variant
 from edgekit.opening import open_session
 from edgekit.session import Closing, Placement, Session
 from edgekit.tensors import Array
-from edgekit.text import State
+from edgekit.text import Memory
 from edgekit.verify import feeds, golden_sizes
 
 
@@ -153,12 +153,12 @@ class Task(Closing):
             )
 
     def _session(
-        self, sizes: Mapping[str, int] | None = None, component: str = "model", states: Sequence[State] = ()
+        self, sizes: Mapping[str, int] | None = None, component: str = "model", memory: Memory | None = None
     ) -> Session:
-        """The session of a component for these sizes of the free dimensions, opened on first use; one that may keep these
-        states is another.
+        """The session of a component for these sizes of the free dimensions, opened on first use; one that may keep a
+        language model's memory is another.
         """
-        key = (component, tuple(sorted((sizes or {}).items())), bool(states))
+        key = (component, tuple(sorted((sizes or {}).items())), memory is not None)
         with self._lock:
             if self._closed:
                 raise SessionClosed(f"{self.bundle.name} was closed: load it again with edgekit.load(…)")
@@ -174,7 +174,7 @@ class Task(Closing):
                     isolate=self._isolate,
                     check=self._guarding,
                     options=self._options,
-                    states=states,
+                    memory=memory,
                 )
                 session.why = session.why.replace("asked for", self._picked.why, 1)
                 self._sessions[key] = session

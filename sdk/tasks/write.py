@@ -18,7 +18,7 @@ from edgekit.tasks.task import Task
 from edgekit.tasks.write_reading import ChunkReading, Reading
 from edgekit.tasks.write_settings import TEXTS, TOKENS, WriteSettings, check, codec_of
 from edgekit.tasks.write_text import Ends, Text
-from edgekit.text import Codec, Floats, Sampling, Stops, TextReading, nats
+from edgekit.text import Codec, Floats, Memory, Sampling, Stops, TextReading, nats
 
 MAX_CHARACTERS = 100_000  # of a prompt, and of what is generated
 MAX_ATTEMPTS = 1_000  # of tunes
@@ -43,7 +43,10 @@ class TextGenerator(Task):
     def __init__(self, bundle: Bundle, runtime: str = "auto", **request: Any) -> None:
         """As `edgekit.load`."""
         super().__init__(bundle, runtime, **request)
-        if self._picked.threads is None and self.variant.bytes < SMALL:  # two threads took up to four times as long
+        exact = (
+            getattr(self._options, "inference_precision", "f32") == "f32"
+        )  # else OpenVINO 2026.4 dies of SIGFPE on one
+        if self._picked.threads is None and self.variant.bytes < SMALL and exact:  # two took up to four times as long
             self._picked = replace(self._picked, threads=1)
         self.vocabulary: Codec = codec_of(self.settings, bundle)
         self._widths = self._sizes()
@@ -217,7 +220,8 @@ class TextGenerator(Task):
 
     def _opened(self, width: int) -> Session:
         """A session that reads so many tokens a run."""
-        return self._session({TOKENS: width} if self._widths else None, states=self.settings.states)
+        memory = Memory(self.settings.states, self.settings.context)
+        return self._session({TOKENS: width} if self._widths else None, memory=memory)
 
     def _reads(self, free: str) -> bool:
         """Whether tokens have this free dimension."""
@@ -227,7 +231,7 @@ class TextGenerator(Task):
         """One new text, or several where the graph reads them at once."""
         if TOKENS not in {spec.name for spec in self._first.inputs}:
             return Reading(self._opened(1), self.settings)
-        if kept := self._opened(min(self._widths, default=1)).reading(texts, self.settings.context):
+        if kept := self._opened(min(self._widths, default=1)).reading(texts):
             return kept
         return ChunkReading(self._opened, self.settings, self._widths, self._first.inputs, texts)
 

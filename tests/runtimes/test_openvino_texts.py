@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from exporters.language_models import LLAMA, MODELS, PROMPT, SLIDING, TEXTS, exported, loaded, saved
+from msgspec.structs import replace
+from sdk.doubles import edit_manifest
 
 import edgekit
 from edgekit.bundle import Bundle, golden_sample
@@ -20,7 +23,7 @@ from edgekit.runtimes.openvino_texts import PagedReading, PagedSession
 from edgekit.session import Session
 from edgekit.tasks.write import TextGenerator
 from edgekit.tasks.write_reading import ChunkReading
-from edgekit.text import TextReading
+from edgekit.text import Memory, State, TextReading
 
 pytest.importorskip("openvino")
 pytestmark = pytest.mark.skipif(not openvino_paged.possible(), reason="pages were tried on x86-64 alone")
@@ -90,6 +93,7 @@ def test_the_file_of_the_format_is_paged_too(llama: Bundle, tmp_path: Path) -> N
     assert {v.format for v in llama.component().variants} == {"onnx", "openvino"}
     with loaded(llama, "openvino") as write:
         assert write.variant.format == "openvino"
+        assert write.info()["why"].endswith("; keys and values stay in the engine's pages")
         assert isinstance(write._reading(), PagedReading)
 
 
@@ -103,7 +107,7 @@ def test_pages_are_added_as_they_are_needed(llama: Bundle, monkeypatch: pytest.M
     monkeypatch.setattr(openvino_texts, "AT_FIRST", 1)
     with loaded(llama, "openvino") as write, loaded(llama) as other:
         alike(write, other, (3, 40, 1, 60))
-        reading = session_of(write).reading(1, CONTEXT)
+        reading = session_of(write).reading(1)
         assert isinstance(reading, PagedReading) and reading.pages[0].shape[0] == 1
         for token in tokens_of(500):
             reading.read([token])
@@ -144,6 +148,15 @@ def test_run_gives_what_the_file_gives(llama: Bundle) -> None:
             np.testing.assert_allclose(golden_sample(array), golden[name], atol=1e-5)
 
 
+def test_golden_values_of_a_longer_context_fit_pages(tmp_path: Path) -> None:
+    """Their ring is filled up with empty slots: positions would come more than once if it were repeated."""
+    bundle = exported(saved(tmp_path / "mistral", *SLIDING), tmp_path / "my-lm", context=200)
+    slots = bundle.golden()["slots"]
+    assert slots.shape == (1, 200) and sorted(slots[slots != openvino_texts.NOWHERE]) == list(range(5))
+    with edgekit.load(bundle, "openvino", check=True) as write:
+        assert isinstance(write, TextGenerator) and isinstance(write._reading(), PagedReading)
+
+
 def test_golden_values_refuse_wrong_pages(llama: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     real = PagedReading.begin
     monkeypatch.setattr(PagedReading, "begin", lambda self, at, columns: real(self, at, [c * 2 for c in columns]))
@@ -157,7 +170,7 @@ def test_other_attention_keeps_its_rings(bundles: Callable[[str], Bundle]) -> No
         assert write.generate(PROMPT, 40, temperature=0, stop=()) == other.generate(PROMPT, 40, temperature=0, stop=())
 
 
-@pytest.mark.parametrize("broken", ["page", "compile"])
+@pytest.mark.parametrize("broken", ["graph", "all"])
 def test_what_cannot_be_paged_is_opened_all_the_same(
     broken: str, llama: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,23 +179,135 @@ def test_what_cannot_be_paged_is_opened_all_the_same(
     def fails(*_: Any) -> Any:
         raise RuntimeError("28 inputs expected")
 
-    monkeypatch.setattr(openvino_paged, "_settings" if broken == "page" else "page", fails)
+    monkeypatch.setattr(openvino_paged, "_settings" if broken == "graph" else "put_in_pages", fails)
     with loaded(llama, "openvino") as write:
         assert type(write._opened(1)) is OpenVinoSession and isinstance(write._reading(), ChunkReading)
-        assert write("a", 5)
+        assert write.generate("a", 5, temperature=0, stop=())
 
 
-def test_a_network_that_is_not_paged_is_left_as_it_was(llama: Bundle) -> None:
+def read_network(bundle: Bundle) -> tuple[Any, tuple[State, ...]]:
     import openvino
 
-    network = openvino.Core().read_model(next(llama.folder.glob("*fp32.xml")))
-    before = [op.get_friendly_name() for op in network.get_ordered_ops()]
-    settings = llama.manifest.task.settings if llama.manifest.task else {}
-    states = edgekit.load(llama, "onnxruntime").settings.states
-    assert len(states) == len(settings["states"])
-    assert not openvino_paged.page(network, states[1:]) and not openvino_paged.page(network, ())
-    assert [op.get_friendly_name() for op in network.get_ordered_ops()] == before
-    assert openvino_paged.page(network, states)
+    with loaded(bundle) as write:
+        return openvino.Core().read_model(next(bundle.folder.glob("*fp32.xml"))), write.settings.states
+
+
+def wired(network: Any) -> list[tuple[str, list[str]]]:
+    return [
+        (op.get_friendly_name(), [source.get_node().get_friendly_name() for source in op.input_values()])
+        for op in network.get_ordered_ops()
+    ]
+
+
+def swap_distance(network: Any, states: tuple[State, ...]) -> tuple[State, ...]:
+    for op in network.get_ordered_ops():
+        if op.get_type_name() == "Subtract" and op.output(0).get_partial_shape().rank.get_length() == 3:
+            first, second = op.input_value(0), op.input_value(1)
+            op.input(0).replace_source_output(second)
+            op.input(1).replace_source_output(first)
+    return states
+
+
+def double_keys(network: Any, states: tuple[State, ...]) -> tuple[State, ...]:
+    from openvino import opset13
+
+    given = network.output(states[0].output).get_node()
+    given.input(0).replace_source_output(opset13.multiply(given.input_value(0), np.float32(2)).output(0))
+    return states
+
+
+def fix_tokens(network: Any, states: tuple[State, ...]) -> tuple[State, ...]:
+    network.reshape({"tokens": [-1, 4], "positions": [-1, 4]})
+    return states
+
+
+def see_less_far(network: Any, states: tuple[State, ...]) -> tuple[State, ...]:
+    """Not itself: a bound that no window has."""
+    from openvino import opset13
+
+    for op in network.get_ordered_ops():
+        if op.get_type_name() == "GreaterEqual":
+            op.input(1).replace_source_output(opset13.constant(np.array([[[1]]], np.int32)).output(0))
+    return states
+
+
+OTHERS: dict[str, Callable[[Any, tuple[State, ...]], tuple[State, ...]]] = {
+    "looks forward": swap_distance,
+    "gives other keys than it attends to": double_keys,
+    "tokens of a fixed number": fix_tokens,
+    "sees only what is behind": see_less_far,
+    "fewer states": lambda _, states: states[1:],
+    "no states": lambda _, states: (),
+    "states of other columns": lambda _, states: (
+        replace(states[0], output=states[1].output),
+        replace(states[1], output=states[0].output),
+        *states[2:],
+    ),
+    "states of another axis": lambda _, states: tuple(replace(state, axis=1) for state in states),
+    "states that are replaced": lambda _, states: tuple(replace(state, kind="replace") for state in states),
+}
+
+
+@pytest.mark.parametrize("kind", list(OTHERS))
+def test_another_network_is_left_as_it_was(kind: str, llama: Bundle) -> None:
+    network, states = read_network(llama)
+    states = OTHERS[kind](network, states)
+    before = wired(network)
+    assert not openvino_paged.put_in_pages(network, Memory(states, CONTEXT))
+    assert wired(network) == before
+
+
+def test_the_network_of_the_others_is_changed(llama: Bundle) -> None:
+    network, states = read_network(llama)
+    assert openvino_paged.put_in_pages(network, Memory(states, CONTEXT))
+    assert "tokens" in {port.get_any_name() for port in network.inputs} and len(network.outputs) == 1
+
+
+def test_a_bundle_may_see_less_far_than_its_graph(llama: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "my-short"
+    shutil.copytree(llama.folder, folder)
+    edit_manifest(folder, lambda manifest: manifest["task"]["settings"].update(context=9))
+    short = Bundle.open(folder)
+    with loaded(short, "openvino") as write, loaded(short) as other:
+        alike(write, other, (5, 1, 30, 1, 1))
+
+
+def test_run_wants_positions_that_follow_one_another(llama: Bundle) -> None:
+    golden = llama.golden()
+    with loaded(llama, "openvino") as write, edgekit.open_session(llama, "onnxruntime") as other:
+        session = session_of(write)
+        feeds = {spec.name: np.concatenate([golden[spec.name]] * 2) for spec in session.inputs}  # two texts
+        with pytest.raises(EngineError, match="expected positions that follow one another"):
+            session.run(feeds | {"positions": feeds["positions"] + 20})
+        none = feeds["positions"].copy()
+        none[0] = openvino_texts.NOWHERE
+        found, wanted = (s.run(feeds | {"positions": none})["logits"][1] for s in (session, other))
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        both = list(session.map([feeds, feeds]))  # by way of pages too
+        np.testing.assert_array_equal(both[0]["logits"], both[1]["logits"])
+
+
+def test_ctrl_c_between_two_texts_mixes_nothing_up(llama: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(llama, "openvino") as write:
+        session, one, same = session_of(write), write._reading(), write._reading()
+        tokens = tokens_of(10)
+        one.read(tokens)
+        wanted = same.read([*tokens, 9])
+        one.read([8])  # bound again; then interrupted while another is
+        other, again = write._reading(), write._reading()
+        real = session._tensor
+
+        def interrupted(*_: Any, **__: Any) -> Any:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(session, "_tensor", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            other.read(tokens)
+        monkeypatch.setattr(session, "_tensor", real)
+        again.read(tokens)
+        np.testing.assert_allclose(again.read([9]), wanted, atol=1e-5)
+        again, plain = one.read([9]), write._reading()
+        np.testing.assert_allclose(again, plain.read([*tokens, 8, 9]), atol=1e-5)
 
 
 def test_nothing_is_kept_compiled(llama: Bundle, own_cache: Path) -> None:
@@ -193,12 +318,18 @@ def test_nothing_is_kept_compiled(llama: Bundle, own_cache: Path) -> None:
     assert not (own_cache / "compiled").exists()
 
 
+def precisions_here() -> tuple[str, ...]:
+    """What OpenVINO computes in on this processor."""
+    return next(d.precisions for d in edgekit.devices() if (d.runtime, d.name) == ("openvino", "cpu"))
+
+
 def test_bfloat16_is_kept_in_bfloat16(llama: Bundle) -> None:
     options = OpenVinoOptions(inference_precision="bf16")
     with edgekit.load(llama, "openvino", options=options) as task, loaded(llama) as other:
         assert isinstance(task, TextGenerator)
-        session = task._opened(1)  # paged where the processor has bfloat16
-        assert not isinstance(session, PagedSession) or session.dtypes[0].get_type_name() == "bf16"
+        session, has = task._opened(1), "bf16" in precisions_here()
+        assert isinstance(session, PagedSession) or not has
+        assert not has or session.dtypes[0].get_type_name() == "bf16"
         assert task.nats_per_char(TEXTS[1]) == pytest.approx(other.nats_per_char(TEXTS[1]), abs=0.05)
 
 
@@ -207,12 +338,13 @@ def test_rings_are_the_hosts_in_a_process_of_its_own_and_when_a_session_is_asked
         assert isinstance(write, TextGenerator) and isinstance(write._reading(), ChunkReading)
         assert write.generate("a", 10, temperature=0) == other.generate("a", 10, temperature=0)
     with edgekit.open_session(llama, "openvino") as session:
-        assert session.reading(1, CONTEXT) is None and not isinstance(session, PagedSession)
+        assert session.reading(1) is None and not isinstance(session, PagedSession)
 
 
 def test_closed_and_broken_sessions_say_so(llama: Bundle) -> None:
     write = loaded(llama, "openvino")
     session, reading = session_of(write), write._reading()
+    wanted = write.generate(PROMPT, 5, temperature=0, stop=())
     assert isinstance(reading, PagedReading)
     reading.feeds = {}
     reading._lay_out = lambda *_: reading.feeds.update(  # type: ignore[method-assign]
@@ -220,9 +352,9 @@ def test_closed_and_broken_sessions_say_so(llama: Bundle) -> None:
     )
     with pytest.raises(EngineError, match="openvino failed in"):
         reading.read([1])
-    assert write("a", 5)  # the others go on
+    assert write.generate(PROMPT, 5, temperature=0, stop=()) == wanted  # the others go on
     write.close()
-    for asked in (lambda: session.reading(1, 8), lambda: write("a", 5)):
+    for asked in (lambda: session.reading(1), lambda: write("a", 5)):
         with pytest.raises(SessionClosed):
             asked()
     with pytest.raises(SessionClosed):
