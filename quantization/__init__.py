@@ -41,7 +41,8 @@ class QuantizeOptions:
     `keep_float`: patterns of layers that stay float from the start, as "component/layer" where there are several
     components. `correct`: corrections that are made before rounding ("equalise", "smooth", "round", "bias"), each of
     which is kept where it helps on inputs put aside; "auto" makes those that serve the network. At most `attempts` plans are tried, and none is begun
-    after `budget_s` seconds. A file that is slower than fp32 on every engine here is not kept, unless `keep_slower`;
+    after `budget_s` seconds. A file that is slower than fp32 on every engine here is not kept, unless `keep_slower` or of
+    a scheme that is there for size (int8-weights, int4-weights);
     `time_it` False measures no speed. `tuned`: networks that were fine-tuned for int8, by component, which are rounded
     in the place of the source; files are compared with the source. `progress` is told each step.
     """

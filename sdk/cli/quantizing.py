@@ -58,7 +58,7 @@ def quantize(
 ) -> None:  # fmt: skip
     """Add int8 or other small files to a bundle, in every format.
 
-    One calibration and one list of layers in float serve all formats. While more than --max-drop is lost, the layers that err most return to float; the best is kept, and the exit code is 1 where the target is missed. A file that is slower than fp32 on every engine here is not kept.
+    One calibration and one list of layers in float serve all formats. While more than --max-drop is lost, the layers that err most return to float; the best is kept, and the exit code is 1 where the target is missed. A file that is slower than fp32 on every engine here is not kept, unless its scheme is there for size (int8-weights, int4-weights).
     """
     from edgekit.bundle import Bundle
     from edgekit.quantization import QuantizeOptions
