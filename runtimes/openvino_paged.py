@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.text import Memory, State
+from edgekit.text import POSITIONS, SLOTS, TOKENS, Memory, State
 
-TOKENS, POSITIONS, SLOTS = "tokens", "positions", "slots"  # inputs of a file
-# And of what it becomes. Tokens in the pages of each text; where each text's tokens begin; pages; where each one's begin
+# Inputs of what a network becomes. Tokens in the pages of each text; where each text's tokens begin; pages; where each one's begin
 PAST_LENS, BEGINS, PAGES, PAGES_BEGINS = "past_lens", "subsequence_begins", "block_indices", "block_indices_begins"
 LONGEST = "max_context_len"  # tokens of the longest text
 ROWS, SCORES = 2, 3  # axes: of texts × heads × tokens × size, and of texts × heads × tokens × seen

@@ -35,7 +35,7 @@ class OpenVinoSession(Session):
             self._hand(request, arrays)
             results = list(request.infer(share_outputs=True).values())  # which otherwise are copied, for nobody
         except Exception as error:
-            raise EngineError(f"openvino failed in '{self._model.path.name}': {reason(error)}") from error
+            raise self._failed(error) from error
         return [result.copy() for result in results] if copy else results
 
     def _hand(self, request: Any, arrays: list[Array]) -> None:
@@ -57,7 +57,7 @@ class OpenVinoSession(Session):
         try:
             self._hand(request, arrays)
         except Exception as error:
-            raise EngineError(f"openvino failed in '{self._model.path.name}': {reason(error)}") from error
+            raise self._failed(error) from error
         return arrays
 
     def _take(self, request: Any) -> dict[str, Array]:
@@ -65,7 +65,10 @@ class OpenVinoSession(Session):
             request.wait()
             return {spec.name: request.get_output_tensor(i).data.copy() for i, spec in enumerate(self.outputs)}
         except Exception as error:
-            raise EngineError(f"openvino failed in '{self._model.path.name}': {reason(error)}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> EngineError:
+        return EngineError(f"openvino failed in '{self._model.path.name}': {reason(error)}")
 
     def placement(self) -> Placement:
         with self._lock:

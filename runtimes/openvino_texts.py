@@ -19,15 +19,12 @@ from edgekit.runtimes.openvino_paged import (
     PAGES,
     PAGES_BEGINS,
     PAST_LENS,
-    POSITIONS,
-    SLOTS,
-    TOKENS,
     pages_of,
 )
-from edgekit.runtimes.openvino_session import OpenVinoSession, reason
+from edgekit.runtimes.openvino_session import OpenVinoSession
 from edgekit.session import Model, Placement, Session
 from edgekit.tensors import Array
-from edgekit.text import NOWHERE, Floats, TextReading
+from edgekit.text import NOWHERE, POSITIONS, SLOTS, TOKENS, Floats, TextReading
 
 AT_ONCE = 512  # tokens of a prompt that are read in one run
 AT_FIRST = 2**28  # bytes of pages that are made first, at most; memory that nothing was written to yet takes none
@@ -77,7 +74,7 @@ class PagedSession(OpenVinoSession):
                 logits: Floats = self._request.get_output_tensor(0).data.copy()
             except Exception as error:
                 self._bound = None
-                raise EngineError(f"openvino failed in '{self._model.path.name}': {reason(error)}") from error
+                raise self._failed(error) from error
         return logits
 
     def _bind(self, reading: PagedReading) -> None:

@@ -11,10 +11,10 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BundleNotFound, DeviceUnavailable, InputError, NotInstalled, WrongAnswer
 from edgekit.manifest import Component, Variant
 from edgekit.session import Device, Model, Runtime, Session
-from edgekit.text import Memory
 
 if TYPE_CHECKING:
     from edgekit.isolation import Isolation
+    from edgekit.text import Memory
 
 STRANDED = "in a process of its own, as the engine's threads do not come along with a fork"
 ALONE = "; on one thread, which was faster when its short runs were measured"

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Never, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, Self
 from weakref import WeakSet
 
 import msgspec
@@ -25,7 +25,9 @@ from edgekit.errors import (
     TensorError,
 )
 from edgekit.tensors import Array, TensorSpec
-from edgekit.text import Memory, TextReading
+
+if TYPE_CHECKING:
+    from edgekit.text import Memory, TextReading
 
 CLOSED = "this session was closed: open another with edgekit.open_session(…)"
 FORKED = (

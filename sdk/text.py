@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Tokens = Sequence[int]
 RECENT = 64  # tokens that the repetition penalty looks back over
+# Of a graph that reads several tokens of several texts at once beside rings: its free dimensions, and its inputs
+TEXTS, TOKENS, SLOTS, POSITIONS = "texts", "tokens", "slots", "positions"
 NOWHERE = -(2**30)  # the position of a slot that holds nothing, and of a token that is there to fill up alone
 
 

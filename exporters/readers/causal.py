@@ -19,11 +19,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgekit.errors import InputError
 from edgekit.tensors import TensorSpec
-from edgekit.text import NOWHERE, State
+from edgekit.text import NOWHERE, POSITIONS, SLOTS, TEXTS, TOKENS, State
 
 ATTENTION = "edgekit-ring"
 HIDDEN = -1e9  # what is added to the score of a token that may not be seen
-TEXTS, TOKENS, SLOTS = "texts", "tokens", "slots"  # the free dimensions
 
 
 @dataclass(frozen=True)
@@ -169,9 +168,9 @@ class CausalStep(nn.Module):
         """Inputs and outputs."""
         pairs = list(zip(self.states(), self.shapes, strict=True))
         inputs = [
-            TensorSpec("tokens", "int32", (TEXTS, TOKENS)),
-            TensorSpec("positions", "int32", (TEXTS, TOKENS)),
-            TensorSpec("slots", "int32", (TEXTS, SLOTS)),
+            TensorSpec(TOKENS, "int32", (TEXTS, TOKENS)),
+            TensorSpec(POSITIONS, "int32", (TEXTS, TOKENS)),
+            TensorSpec(SLOTS, "int32", (TEXTS, SLOTS)),
             *(TensorSpec(s.input, "float32", (TEXTS, heads, SLOTS, size)) for s, (heads, size) in pairs),
         ]
         outputs = [

@@ -15,7 +15,7 @@ from edgekit.exporters.readers.reading import Asked, Prepared, Reader
 from edgekit.exporters.sources import Source
 from edgekit.manifest import Task
 from edgekit.tensors import Array
-from edgekit.text import NOWHERE
+from edgekit.text import NOWHERE, SLOTS, TEXTS, TOKENS
 
 if TYPE_CHECKING:
     from edgekit.exporters.readers.causal import CausalStep
@@ -60,10 +60,10 @@ def prepared(found: Loaded, settings: Mapping[str, Any]) -> Prepared:
     stated = {name: settings[name] for name in SETTINGS if name in settings}
     task = {**_task(model, tokenizer), **stated, "states": _plain(step.states()), "context": context}
     return Prepared(
-        {"model": Source(step, inputs, outputs, probes, empty={"slots": NOWHERE})},
+        {"model": Source(step, inputs, outputs, probes, empty={SLOTS: NOWHERE})},
         Task("write", {"vocabulary": [], "tokenizer": TOKENIZER, **task, "positions": limit}),
         _files(tokenizer),
-        buckets=[{"texts": 1, "tokens": width, "slots": context} for width in WIDTHS if width <= context],
+        buckets=[{TEXTS: 1, TOKENS: width, SLOTS: context} for width in WIDTHS if width <= context],
         tolerance=1e-4 * scale,
         summary=f"{type(model).__name__}, {parameters:,} parameters, {context:,} tokens of context",
         provenance={"source": found.name, "architecture": type(model).__name__, "parameters": parameters},

@@ -16,9 +16,9 @@ from edgekit.session import Session
 from edgekit.tasks.drawing import check_seed
 from edgekit.tasks.task import Task
 from edgekit.tasks.write_reading import ChunkReading, Reading
-from edgekit.tasks.write_settings import TEXTS, TOKENS, WriteSettings, check, codec_of
+from edgekit.tasks.write_settings import WriteSettings, check, codec_of
 from edgekit.tasks.write_text import Ends, Text
-from edgekit.text import Codec, Floats, Memory, Sampling, Stops, TextReading, nats
+from edgekit.text import TEXTS, TOKENS, Codec, Floats, Memory, Sampling, Stops, TextReading, nats
 
 MAX_CHARACTERS = 100_000  # of a prompt, and of what is generated
 MAX_ATTEMPTS = 1_000  # of tunes

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgekit.session import Session
-from edgekit.tasks.write_settings import SLOTS, TEXTS, TOKENS, WriteSettings
+from edgekit.tasks.write_settings import WriteSettings
 from edgekit.tensors import Array, TensorSpec
-from edgekit.text import NOWHERE, Floats, TextReading
+from edgekit.text import NOWHERE, POSITIONS, SLOTS, TEXTS, TOKENS, Floats, TextReading
 
 EMPTY = 1e9  # the age of a slot that holds nothing yet: attention to it vanishes
 AT_ONCE = 256  # tokens of all texts that a graph with their number free reads in one run; of each text AT_LEAST
@@ -82,7 +82,7 @@ class ChunkReading(TextReading):
         self._opened, self._settings, self._widths, self._texts = opened, settings, widths, texts
         self._largest = min(max(widths, default=max(AT_ONCE // texts, AT_LEAST)), settings.context)
         specs = {s.name: s for s in inputs}
-        grows = specs["slots"].shape[1] == SLOTS
+        grows = specs[SLOTS].shape[1] == SLOTS
         self._capacity = min(FIRST_SLOTS, settings.context) if grows else settings.context
         sizes = {TEXTS: texts, SLOTS: self._capacity}
         self._slots = np.full((texts, self._capacity), NOWHERE, np.int32)
@@ -110,8 +110,8 @@ class ChunkReading(TextReading):
         self._make_room(count)
         feeds, spare = self._fed(width), width - count
         feeds[TOKENS][:, spare:] = tokens
-        feeds["positions"][:, :spare] = NOWHERE
-        feeds["positions"][:, spare:] = positions
+        feeds[POSITIONS][:, :spare] = NOWHERE
+        feeds[POSITIONS][:, spare:] = positions
         places = self._places(count)
         with self._opened(width).borrow(feeds, check=False) as results:
             logits: Floats = results["logits"].copy()
@@ -124,8 +124,8 @@ class ChunkReading(TextReading):
     def _fed(self, width: int) -> dict[str, Array]:
         """What the graph gets to read so many tokens; the same arrays every time."""
         if width not in self._feeds:
-            row = {name: np.zeros((self._texts, width), np.int32) for name in (TOKENS, "positions")}
-            self._feeds[width] = {**row, "slots": self._slots, **self._rings}
+            row = {name: np.zeros((self._texts, width), np.int32) for name in (TOKENS, POSITIONS)}
+            self._feeds[width] = {**row, SLOTS: self._slots, **self._rings}
         return self._feeds[width]
 
     def _make_room(self, count: int) -> None:

@@ -12,11 +12,9 @@ from edgekit.bundle import Bundle
 from edgekit.errors import InputError, ManifestError
 from edgekit.session import Session
 from edgekit.tensors import TensorSpec
-from edgekit.text import Codec, Sampling, State, Stops, Vocabulary
+from edgekit.text import POSITIONS, SLOTS, TEXTS, TOKENS, Codec, Sampling, State, Stops, Vocabulary
 from edgekit.tokenizer import Tokenizer
 
-TOKENS = "tokens"  # input and free dimension of a graph that reads several tokens at once
-TEXTS, SLOTS = "texts", "slots"  # free dimensions of such a graph: of how many texts, beside rings of how many slots
 Token = Annotated[int, Meta(ge=0, le=2**24)]
 
 
@@ -76,7 +74,7 @@ def _check_names(
 ) -> None:
     """Every tensor of the graph has one use, and every use a tensor."""
     several = TOKENS in inputs
-    own = [TOKENS, "positions", "slots"] if several else ["token", *(["distance"] if settings.context else [])]
+    own = [TOKENS, POSITIONS, SLOTS] if several else ["token", *(["distance"] if settings.context else [])]
     sides = [*own, *(s.input for s in settings.states)], ["logits", *(s.output for s in settings.states)]
     if twice := sorted({name for side in sides for name in side if side.count(name) > 1}):
         raise ManifestError(f"{who} name {', '.join(twice)} more than once: expected each state's own tensors")
@@ -93,13 +91,13 @@ def _check_shapes(
 ) -> None:
     """What is read has the shapes that the states lead to; the numbers of texts, tokens and slots may be free."""
     texts, count = inputs[TOKENS].shape if TOKENS in inputs and len(inputs[TOKENS].shape) == 2 else (1, 1)
-    slots = settings.context if TOKENS not in inputs or inputs["slots"].shape[-1:] != (SLOTS,) else SLOTS
+    slots = settings.context if TOKENS not in inputs or inputs[SLOTS].shape[-1:] != (SLOTS,) else SLOTS
     free = {d for d, name in ((texts, TEXTS), (count, TOKENS), (slots, SLOTS)) if d == name}
     for spec in (*inputs.values(), *outputs.values()):
         if any(isinstance(size, str) and size not in free for size in spec.shape):
             raise ManifestError(f"{who} need fixed sizes, {spec.name} is {spec}: export the bundle again")
-    shapes: dict[str, tuple[int | str, ...]] = {"token": (1,), "distance": (1, slots), "slots": (texts, slots)}
-    shapes |= dict.fromkeys((TOKENS, "positions"), (texts, count))
+    shapes: dict[str, tuple[int | str, ...]] = {"token": (1,), "distance": (1, slots), SLOTS: (texts, slots)}
+    shapes |= dict.fromkeys((TOKENS, POSITIONS), (texts, count))
     for name in sorted(shapes.keys() & inputs.keys()):
         _require_shape(who, inputs[name], shapes[name])
     if len(outputs["logits"].shape) != 2:
