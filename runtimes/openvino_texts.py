@@ -21,7 +21,7 @@ from edgekit.runtimes.openvino_paged import (
     PAST_LENS,
     pages_of,
 )
-from edgekit.runtimes.openvino_session import OpenVinoSession
+from edgekit.runtimes.openvino_session import OpenVinoSession, engine
 from edgekit.session import Model, Placement, Session
 from edgekit.tensors import Array
 from edgekit.text import NOWHERE, POSITIONS, SLOTS, TOKENS, Floats, TextReading
@@ -77,13 +77,29 @@ class PagedSession(OpenVinoSession):
                 raise self._failed(error) from error
         return logits
 
-    def _bind(self, reading: PagedReading) -> None:
-        """Hand over the arrays and pages of a reading, which stay the same for many runs; its pages stay in memory until
-        another's are handed over.
-        """
-        self._bound = None  # whatever comes in between
-        for state, tensor in zip(self._states, reading.pages, strict=True):
+    def let_go(self, reading: PagedReading) -> None:
+        """Free the pages of a reading that is over; in the middle of a run, whose own they are not, they are gone already."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if not self._closed and self._bound is not None and self._bound() is reading:
+                self._bound = None
+                self._hand_pages([self.empty(1, index) for index in range(len(self._states))])
+        finally:
+            self._lock.release()
+
+    def empty(self, count: int, index: int) -> Any:
+        """So many pages of a state."""
+        return engine().Tensor(self.dtypes[index], engine().Shape([count, *self.shapes[index]]))
+
+    def _hand_pages(self, pages: Sequence[Any]) -> None:
+        for state, tensor in zip(self._states, pages, strict=True):
             self._request.set_input_tensor(self._places[pages_of(state.input)], tensor)
+
+    def _bind(self, reading: PagedReading) -> None:
+        """Hand over the arrays and pages of a reading, which stay the same for many runs."""
+        self._bound = None  # whatever comes in between
+        self._hand_pages(reading.pages)
         for name, array in reading.feeds.items():
             self._request.set_input_tensor(self._places[name], self._tensor(array, shared_memory=True))
         self._bound, reading.moved = weakref.ref(reading), False
@@ -166,6 +182,9 @@ class PagedReading(TextReading):
         found = np.stack([self._page(index)[self._lists[0][page], :, row] for page, row in places], axis=1)
         return _floats(found) if self._short else found
 
+    def close(self) -> None:
+        self._session.let_go(self)
+
     def _run(self, which: list[int], tokens: Array) -> Floats:
         """Read as many tokens of each of these texts."""
         count = tokens.shape[1]
@@ -212,11 +231,9 @@ class PagedReading(TextReading):
 
     def _grow(self, more: int) -> None:
         """Make so many pages more, and take what the others hold along."""
-        from openvino import Shape, Tensor
-
         count, self.moved = self._count + more, True
-        for index, (shape, dtype) in enumerate(zip(self._session.shapes, self._session.dtypes, strict=True)):
-            made = Tensor(dtype, Shape([count, *shape]))
+        for index in range(len(self._session.shapes)):
+            made = self._session.empty(count, index)
             if self._count:
                 made.data[: self._count] = self.pages[index].data[: self._count]
             self.pages[index : index + 1] = [made]

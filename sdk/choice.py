@@ -17,7 +17,8 @@ from edgekit.selection import select
 # Arm, by executed instructions on emulated boards (docs/raspberry-pi.md): LiteRT's int8 takes the fewest, a third of
 # fp32's with dot products (Pi 5) and nine tenths without (Pi 4). OpenVINO has no int8 kernels for convolutions there.
 # x86-64 without VNNI: OpenVINO's int8 kernels let sums of two products overflow 16 bits, so that its int8 files are run
-# in float; ONNX Runtime has an exact mode, and LiteRT is exact.
+# in float; ONNX Runtime has an exact mode, and LiteRT is exact. Both were slower than fp32 on super-resolution and
+# styles and faster on the rest: int8 comes first where the manifest says that it gains on such a processor.
 # x86-64, small networks: a run is over in a fraction of a millisecond, of which LiteRT wants the least for itself.
 WITHOUT_VNNI = "x86_64 without VNNI"
 SMALL = "x86_64, small networks"
@@ -47,11 +48,11 @@ DEFAULT_ORDER = {
         ("openvino", "int8"),
     ),
     WITHOUT_VNNI: (
-        ("litert", "int8"),
-        ("onnxruntime", "int8"),
         ("openvino", "fp32"),
         ("onnxruntime", "fp32"),
         ("litert", "fp32"),
+        ("litert", "int8"),
+        ("onnxruntime", "int8"),
         ("openvino", "int8"),
     ),
 }
@@ -180,21 +181,33 @@ def _by_order(
     bundle: Bundle, runtime: str, fitting: list[tuple[str, Variant]], wrong: dict[tuple[str, str], str], asked: Choice
 ) -> Choice:
     """The first of the documented order that nothing speaks against; `asked.why` says what is wrong with the profile."""
+    kind = _kind(bundle, asked.device)
     known = stated.speeds(bundle.manifest.components, fitting)
-    gaining = stated.gaining(known, fitting) if asked.device == "cpu" else []
-    rest = [c for c in fitting if c not in gaining]
-    at = next((i for i, (_, variant) in enumerate(rest) if variant.precision == "fp32"), len(rest))
-    fitting = [*rest[:at], *gaining, *rest[at:]]
-    slow = {**dict(stated.slower(known)), **wrong}
+    told = known if asked.device == "cpu" else {}
+    fastest = stated.by_speed(told, fitting)
+    gaining = [] if fastest else stated.gaining(told, fitting, _gaining_on(kind))
+    fitting = fastest or _before_fp32(gaining, fitting)
+    slow = {**({} if fastest else dict(stated.slower(known))), **wrong}
     name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
-    if (name, variant) in gaining:
-        first = "faster than fp32 when it was made"
+    if fastest or (name, variant) in gaining:
+        first = f"{'the fastest' if fastest else 'faster than fp32'} when it was made"
     passed = [why for pair, why in slow.items() if _before(fitting, pair, (name, variant.precision))]
     after = f", passing over {'; '.join(passed)}" if passed else ""
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
-    kind = _kind(bundle, asked.device)
     return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
+
+
+def _gaining_on(kind: str) -> tuple[str, ...]:
+    """The precisions that come before fp32 where the manifest says that they are faster, and after it where it does not."""
+    return (*stated.GAINING, "int8") if kind == WITHOUT_VNNI else stated.GAINING
+
+
+def _before_fp32(first: list[tuple[str, Variant]], fitting: list[tuple[str, Variant]]) -> list[tuple[str, Variant]]:
+    """The candidates, some of them put before the first in fp32."""
+    rest = [c for c in fitting if c not in first]
+    at = next((i for i, (_, variant) in enumerate(rest) if variant.precision == "fp32"), len(rest))
+    return [*rest[:at], *first, *rest[at:]]
 
 
 def candidates(

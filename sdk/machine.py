@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,16 @@ def board(root: Path = SYSTEM) -> str | None:
 
 @lru_cache(maxsize=1)
 def processor(root: Path = SYSTEM) -> str:
-    """The processor's name, as the system gives it."""
+    """The processor's name, as the system gives it; by one without a number virtual machines call many: its model is added."""
     named: dict[str, str] = {}
     for line in _read(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         named.setdefault(key.strip(), value.strip())
     part = f"CPU part {named['CPU part']}" if "CPU part" in named else ""
-    return named.get("model name") or named.get("Model") or part or platform.processor() or platform.machine()
+    name = named.get("model name") or named.get("Model") or part or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= named.keys() and not any(character.isdigit() for character in name):
+        name += f" (family {named['cpu family']}, model {named['model']})"  # "AMD EPYC", with VNNI or without
+    return name
 
 
 def architecture() -> str:
@@ -77,12 +81,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def int8_units(root: Path = SYSTEM) -> list[str]:
+@lru_cache(maxsize=1)
+def int8_units(root: Path = SYSTEM) -> tuple[str, ...]:
     """The processor's int8 dot-product instructions, empty where it has none."""
     text = _read(root / "proc/cpuinfo")
     lines = [line for line in text.splitlines() if line.lower().startswith(("flags", "features"))]
     flags = set(lines[0].partition(":")[2].split()) if lines else set()
-    return [title for flag, title in INT8_FLAGS.items() if flag in flags]
+    return tuple(title for flag, title in INT8_FLAGS.items() if flag in flags)
+
+
+def computes_int8_like(units: Sequence[str], root: Path = SYSTEM) -> bool:
+    """Whether what was measured on a processor with these int8 units holds here: both have some, or neither has.
+
+    True where the system does not tell.
+    """
+    return not (root / "proc/cpuinfo").is_file() or bool(units) == bool(int8_units(root))
 
 
 def int8_overflows(root: Path = SYSTEM) -> bool:

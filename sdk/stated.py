@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from edgekit import registry
-from edgekit.machine import architecture, processor
+from edgekit.machine import architecture, computes_int8_like, int8_units, processor
 from edgekit.manifest import Component, Speed, Variant
 
 SHORT_MS = 1.0  # of a run that may be over before other threads, or an engine's preparations, pay
-# Taken before fp32 where they gain; 4 bits lose too much to be taken unasked
+# Taken before fp32 where they gain, beside int8; 4 bits lose too much to be taken unasked
 GAINING = ("fp16", "int8-dynamic", "int8-weights")
 
 
@@ -40,8 +40,8 @@ def whole(components: Mapping[str, Component], runtime: str, precision: str, her
     """What the manifest says of an engine's speed in a precision: one use of all components together, beside fp32.
 
     Of files of several sizes the largest counts; a component that stayed float does not. `here` is a processor whose
-    figures alone are taken; left out, this one's before those of others of its architecture. None where a component
-    has no figures.
+    figures alone are taken; left out, this one's before those of others of its architecture that have int8 units, or
+    none, as it does. None where a component has no figures.
     """
     found: list[Speed] = []
     for component in components.values():
@@ -51,7 +51,7 @@ def whole(components: Mapping[str, Component], runtime: str, precision: str, her
         speeds = [s for s in (largest(files).speed if files else ()) if s.runtime == runtime and _alike(s, here)]
         if not speeds:
             return None
-        found.append(min(speeds, key=lambda s: s.processor != processor()))
+        found.append(_nearest(speeds)[0])
     if not found:
         return None
     fp32_ms = math.fsum(s.runs * s.fp32_ms for s in found)
@@ -63,7 +63,7 @@ def whole(components: Mapping[str, Component], runtime: str, precision: str, her
 
 
 def small(components: Mapping[str, Component]) -> bool:
-    """Whether every int8 run that there are figures of was a short one, on this architecture; False where there are none."""
+    """Whether every int8 run was a short one, by the figures of processors like this one; False where there are none."""
     files = [v for component in components.values() for v in component.variants if v.precision == "int8"]
     runs = [speed.ms for variant in files for speed in variant.speed if _alike(speed, "")]
     return bool(runs) and max(runs) < SHORT_MS
@@ -72,11 +72,9 @@ def small(components: Mapping[str, Component]) -> bool:
 def alone(variant: Variant, runtime: str) -> bool:
     """Whether an engine ran a file faster on one thread than on its own number of them, when it was measured.
 
-    Only short runs are measured on both. Figures of this processor decide, where there are any.
+    Only short runs are measured on both. Figures of this processor decide, or of one like it, where there are any.
     """
-    known = [s for s in variant.speed if s.runtime == runtime and _alike(s, "")]
-    here = [s for s in known if s.processor == processor()]
-    return any(map(on_one, here or known))
+    return any(map(on_one, _nearest([s for s in variant.speed if s.runtime == runtime and _alike(s, "")])))
 
 
 def on_one(speed: Speed) -> bool:
@@ -86,13 +84,13 @@ def on_one(speed: Speed) -> bool:
 
 def speeds(components: Mapping[str, Component], fitting: Sequence[tuple[str, Variant]]) -> dict[tuple[str, str], Speed]:
     """What the manifest says of the candidates' speed, that of fp32 files which could be taken among them."""
-    pairs = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
-    known: dict[tuple[str, str], Speed] = {}
-    for pair in pairs:
-        if (speed := whole(components, *pair)) is not None:
-            known[pair] = speed
-    for (runtime, _), speed in list(known.items()):
-        if (runtime, "fp32") in pairs and not speed.beside:
+    pairs = dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting)
+    floats = [runtime for runtime, precision in pairs if precision == "fp32"]
+    smalls = dict.fromkeys(v.precision for c in components.values() for v in c.variants if v.precision != "fp32")
+    every = {pair: whole(components, *pair) for pair in (*pairs, *((r, p) for r in floats for p in smalls))}
+    known: dict[tuple[str, str], Speed] = {p: s for p, s in every.items() if s is not None and p in pairs}
+    for (runtime, _), speed in every.items():
+        if runtime in floats and speed is not None and not speed.beside:
             known.setdefault((runtime, "fp32"), msgspec.structs.replace(speed, ms=speed.fp32_ms))
     return known
 
@@ -109,14 +107,18 @@ def slower(known: Mapping[tuple[str, str], Speed]) -> Iterator[tuple[tuple[str, 
 
 
 def gaining(
-    known: Mapping[tuple[str, str], Speed], fitting: Sequence[tuple[str, Variant]]
+    known: Mapping[tuple[str, str], Speed],
+    fitting: Sequence[tuple[str, Variant]],
+    precisions: Sequence[str] = GAINING,
 ) -> list[tuple[str, Variant]]:
-    """What the manifest says to be faster than every fp32 that could be taken instead, what gains most first."""
+    """What of these precisions the manifest says to be faster than every fp32 that could be taken instead, what gains
+    most first.
+    """
     floats = {engine for engine, variant in fitting if variant.precision == "fp32"}
     gains: list[tuple[float, tuple[str, Variant]]] = []
     for engine, variant in fitting:
         speed = known.get((engine, variant.precision))
-        if speed is None or variant.precision not in GAINING:
+        if speed is None or variant.precision not in precisions:
             continue
         beside = {e: s.ms for (e, p), s in known.items() if p == "fp32" and s.processor == speed.processor}
         if floats and floats <= beside.keys():
@@ -126,6 +128,29 @@ def gaining(
     return [candidate for _, candidate in sorted(gains, key=lambda row: -row[0])]
 
 
+def by_speed(
+    known: Mapping[tuple[str, str], Speed], fitting: Sequence[tuple[str, Variant]]
+) -> list[tuple[str, Variant]]:
+    """Candidates of one precision, what the manifest says to be fastest first; none where it does not say it of all of
+    them, on one processor, or there is but one.
+    """
+    found = [known.get((engine, variant.precision)) for engine, variant in fitting]
+    told = [speed for speed in found if speed is not None]
+    alone = len({engine for engine, _ in fitting}) < 2 or len({variant.precision for _, variant in fitting}) > 1
+    if alone or len(told) < len(found) or len({speed.processor for speed in told}) > 1:
+        return []
+    ordered = sorted(zip(told, fitting, strict=True), key=lambda row: row[0].ms)
+    return [candidate for _, candidate in ordered]
+
+
+def _nearest(speeds: Sequence[Speed]) -> list[Speed]:
+    """Those of this processor; where there are none, those of processors with the same int8 units, or else all."""
+    own = [s for s in speeds if s.processor == processor()]
+    return own or [s for s in speeds if s.int8_units == int8_units()] or list(speeds)
+
+
 def _alike(speed: Speed, here: str) -> bool:
-    """Whether figures were measured on this very processor, or at least on this architecture where none is named."""
-    return speed.processor == here if here else speed.architecture == architecture()
+    """Whether figures are of the processor that is named; where none is, of one that computes int8 as this one does."""
+    if here:
+        return speed.processor == here
+    return speed.architecture == architecture() and computes_int8_like(speed.int8_units)

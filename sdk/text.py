@@ -48,7 +48,10 @@ class Memory:
 
 
 class TextReading(ABC):
-    """Some texts in the making: reads tokens, and gives the logits of the next. After an error it is over. Not thread-safe."""
+    """Some texts in the making: reads tokens, and gives the logits of the next. After an error it is over. Not thread-safe.
+
+    Close it at the end, so that the engine lets go of what it keeps of the texts.
+    """
 
     def read(self, tokens: Tokens) -> Floats:
         """Read one token or more of the only text; returns the logits of the next, float32, one a token of the vocabulary."""
@@ -61,6 +64,9 @@ class TextReading(ABC):
 
         A text that is given none stays as it is, and its row means nothing; one at least is given some.
         """
+
+    def close(self) -> None:  # noqa: B027  # most hold arrays of their own alone
+        """Nothing more is read; a second call does nothing."""
 
 
 class Stream(Protocol):

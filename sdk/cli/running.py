@@ -113,6 +113,8 @@ class Work:
 @click.option("--temperature", type=float, help="0 takes the likeliest; higher is more varied.")
 @click.option("--top-k", type=int, help="Draw from the k likeliest tokens alone.")
 @click.option("--top-p", type=float, help="Draw from the likeliest tokens that make up this probability.")
+@click.option("--repetition-penalty", type=float, help="Above 1 what was written of late comes less often.")
+@click.option("--stop", multiple=True, help="End the text before this; may be given several times (\\n is a new line).")
 @task_options
 @json_option
 def run(
@@ -141,7 +143,7 @@ def run(
     if name not in RUNS:
         raise InputError(f"{opened.name} is of task '{name}': `edgekit run` knows {', '.join(RUNS)}")
     do, known = RUNS[name]
-    asked = {option: value for option, value in options.items() if value is not None}
+    asked = {option: value for option, value in options.items() if value not in (None, ())}
     unknown = [_flag(option) for option in asked if option not in known]
     if unknown:
         raise InputError(f"{opened.name} knows no {', '.join(unknown)}: expected {_listed(known)}")
@@ -325,7 +327,9 @@ def _write(work: Work) -> None:
                 f"cannot write '{work.out}': text is written to one of the endings {' '.join(TEXT_SUFFIXES)}"
             )
     pieces: list[str] = []
-    prompt = _prompt(work)
+    prompt = _unescaped(work.given or "")
+    if "stop" in work.options:
+        work.options["stop"] = [_unescaped(string) for string in work.options["stop"]]
     with work.open() as write, work.timed():
         try:
             for piece in write.stream(prompt, **({"max_tokens": 400} | work.options)):
@@ -344,9 +348,9 @@ def _write(work: Work) -> None:
     work.text = f"{len(text)} characters{' → ' + str(work.out) if work.out else ''}, {speed}"
 
 
-def _prompt(work: Work) -> str:
-    """The prompt, with a newline where the shell was given a backslash and an n."""
-    return (work.given or "").replace("\\n", "\n")
+def _unescaped(text: str) -> str:
+    """Text with a new line where the shell was given a backslash and an n."""
+    return text.replace("\\n", "\n")
 
 
 def _compose(work: Work) -> None:
@@ -360,7 +364,7 @@ def _compose(work: Work) -> None:
     if len(wanted) < len(work.options):
         raise InputError("a tune takes --seed and --temperature alone: leave out -o to stream text with the others")
     with work.open() as write, work.timed():
-        tune = write.tune(_prompt(work), **wanted)
+        tune = write.tune(_unescaped(work.given or ""), **wanted)
     out.write_bytes(forms[out.suffix.lower()](tune))
     work.answer |= {"out": str(out), "abc": tune.abc}
     work.text = f"{len(tune.bars)} bars → {out}"
@@ -395,5 +399,5 @@ RUNS: dict[str, tuple[Callable[[Work], None], tuple[str, ...]]] = {
         _denoise,
         ("count", "labels", "seed", "steps", "guidance", "scheduler", "negative_prompt", "height", "width"),
     ),
-    "write": (_write, ("max_tokens", "temperature", "top_k", "top_p", "seed")),
+    "write": (_write, ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed")),
 }

@@ -125,6 +125,10 @@ class Task(Closing):
             for session in self._sessions.values():
                 session.close()
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise SessionClosed(f"{self.bundle.name} was closed: load it again with edgekit.load(…)")
+
     def _answer(self, inputs: Mapping[str, Array], component: str = "model") -> dict[str, Array]:
         """What a component makes of its inputs, by name; every value is finite.
 
@@ -160,8 +164,7 @@ class Task(Closing):
         """
         key = (component, tuple(sorted((sizes or {}).items())), memory is not None)
         with self._lock:
-            if self._closed:
-                raise SessionClosed(f"{self.bundle.name} was closed: load it again with edgekit.load(…)")
+            self._refuse_closed()
             if key not in self._sessions:
                 session = open_session(
                     self.bundle,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -152,14 +153,15 @@ class TextGenerator(Task):
         tokens = self._encoded(text)
         if not tokens:
             raise InputError("got an empty text: expected some characters to score")
-        reading, before = self._reading(), self.vocabulary.encode(self.settings.start, special=False)
+        before = self.vocabulary.encode(self.settings.start, special=False)
         if not before:  # a tokenizer without a token to begin with: the first cannot be scored
             before, tokens = tokens[:1], tokens[1:]
         self._require_room(len(before) + len(tokens), 0)
-        logits, total = self._read(reading, before), 0.0
-        for token in tokens:
-            total += nats(logits, token)
-            logits = self._read(reading, [token])
+        with closing(self._reading()) as reading:
+            logits, total = self._read(reading, before), 0.0
+            for token in tokens:
+                total += nats(logits, token)
+                logits = self._read(reading, [token])
         return total / len(text)
 
     def tune(
@@ -256,32 +258,34 @@ class TextGenerator(Task):
         return Text(tokens, sampling, stated, np.random.default_rng(seed), self.vocabulary.stream(tokens))
 
     def _pieces(self, text: Text) -> Iterator[str]:
-        reading = self._reading()
-        logits = self._read(reading, text.tokens)
-        while True:
-            if piece := text.push(logits):
-                yield piece
-            if text.done:
-                return
-            logits = self._read(reading, text.tokens[-1:])
+        with closing(self._reading()) as reading:
+            logits = self._read(reading, text.tokens)
+            while True:
+                if piece := text.push(logits):
+                    yield piece
+                if text.done:
+                    return
+                logits = self._read(reading, text.tokens[-1:])
 
     def _together(self, texts: Sequence[Text]) -> list[str]:
         """What is written of several texts at once; one that has ended is not read on."""
         if len(texts) == 1:
             return ["".join(self._pieces(texts[0]))]
-        reading = self._reading(len(texts))
         written = [""] * len(texts)
-        rows = reading.read_all([text.tokens for text in texts])
-        while True:
-            self._require_finite(rows, "logits")
-            for index, text in enumerate(texts):
-                written[index] += "" if text.done else text.push(rows[index])
-            if all(text.done for text in texts):
-                return written
-            rows = reading.read_all([[] if text.done else text.tokens[-1:] for text in texts])
+        with closing(self._reading(len(texts))) as reading:
+            rows = reading.read_all([text.tokens for text in texts])
+            while True:
+                self._require_finite(rows, "logits")
+                for index, text in enumerate(texts):
+                    written[index] += "" if text.done else text.push(rows[index])
+                if all(text.done for text in texts):
+                    return written
+                self._refuse_closed()
+                rows = reading.read_all([[] if text.done else text.tokens[-1:] for text in texts])
 
     def _read(self, reading: TextReading, tokens: Sequence[int]) -> Floats:
         """The logits after these tokens."""
+        self._refuse_closed()
         logits = reading.read(tokens)
         self._require_finite(logits, "logits")
         return logits

@@ -52,10 +52,10 @@ def test_arm_without_dot_products_is_told_what_to_use(tmp_path: Path, monkeypatc
     made = scheme("int8-dynamic", Job("model", shipped.component(), shipped.folder))
     folder = completed(shipped, {"onnx": made.write("onnx", tmp_path, ExportOptions())[0]}, tmp_path).folder
     monkeypatch.setattr(onnxruntime_, "architecture", lambda: "aarch64")
-    monkeypatch.setattr(onnxruntime_, "int8_units", list)
+    monkeypatch.setattr(onnxruntime_, "int8_units", tuple)
     with pytest.raises(DeviceUnavailable, match="lacks dot products: use runtime='litert'"):
         edgekit.open_session(folder, "onnxruntime", precision="int8-dynamic")
-    monkeypatch.setattr(onnxruntime_, "int8_units", lambda: ["Arm dot product"])
+    monkeypatch.setattr(onnxruntime_, "int8_units", lambda: ("Arm dot product",))
     edgekit.open_session(folder, "onnxruntime", precision="int8-dynamic").close()
 
 

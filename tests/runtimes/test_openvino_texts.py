@@ -361,6 +361,39 @@ def test_closed_and_broken_sessions_say_so(llama: Bundle) -> None:
         reading.read([1])
 
 
+def test_pages_go_with_their_text(llama: Bundle) -> None:
+    with loaded(llama, "openvino") as write:
+        session = session_of(write)
+
+        def held() -> int:
+            places = [openvino_texts.pages_of(state.input) for state in session.memory.states]
+            return max(session._request.get_tensor(name).shape[0] for name in places)
+
+        for _ in range(2):
+            wanted = write.generate(PROMPT, 5, temperature=0, stop=())
+            assert held() == 1
+        stream, other = (write.stream(PROMPT, 5, temperature=0, stop=()) for _ in range(2))
+        found = next(stream)
+        assert held() > 1
+        next(other)
+        stream.close()  # of which the engine holds nothing any more
+        assert held() > 1
+        other.close()
+        assert held() == 1 and wanted.startswith(found)
+        write.batch([PROMPT, "a"], 5)
+        write.nats_per_char(TEXTS[1])
+        assert held() == 1
+
+
+def test_a_stream_whose_task_is_closed_says_so(llama: Bundle) -> None:
+    for runtime in ("openvino", "onnxruntime"):
+        with loaded(llama, runtime) as write:
+            stream = write.stream(PROMPT, 50, stop=())
+            next(stream)
+        with pytest.raises(SessionClosed, match=r"was closed: load it again with edgekit\.load"):
+            list(stream)
+
+
 def test_calibration_sees_what_a_plain_session_is_given(llama: Bundle, tmp_path: Path) -> None:
     """Of a bundle that has OpenVINO files alone."""
     from edgekit.quantization.calibration import _Kept, _watched

@@ -164,8 +164,8 @@ def test_sizes_of_no_dimension_are_refused() -> None:
 
 
 def speed(runtime: str, ms: float, fp32_ms: float, **stated: Any) -> Speed:
-    facts = {"threads": 2, "processor": "a processor", "architecture": "x86_64", "noise": 0.02, **stated}
-    return Speed(runtime=runtime, ms=ms, fp32_ms=fp32_ms, **facts)
+    facts = {"threads": 2, "processor": "a processor", "architecture": "x86_64", "noise": 0.02}
+    return Speed(runtime=runtime, ms=ms, fp32_ms=fp32_ms, **{**facts, "int8_units": VNNI, **stated})
 
 
 def with_speeds(bundle: Bundle, *speeds: Speed, runs: int = 1, precision: str = "int8") -> Bundle:
@@ -188,6 +188,21 @@ def with_speeds(bundle: Bundle, *speeds: Speed, runs: int = 1, precision: str = 
         return msgspec.structs.replace(manifest, components=components)
 
     return Bundle(bundle.folder, stated(bundle.manifest))
+
+
+VNNI = ("AVX512-VNNI",)
+
+
+def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "int8_overflows", lambda: True)
+    monkeypatch.setattr(stated, "computes_int8_like", lambda units: not units)
+
+
+@pytest.fixture(autouse=True)
+def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests choose for a processor that has it, on one that has or has not."""
+    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
+    monkeypatch.setattr(stated, "computes_int8_like", bool)
 
 
 @pytest.fixture
@@ -276,11 +291,40 @@ def test_without_vnni_openvino_runs_fp32_and_the_exact_engines_int8(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(choice, "int8_overflows", lambda: True)
-    picked = auto(bundle)
-    assert named(picked) == ("litert", "int8") and "x86_64 without VNNI" in picked.why
-    assert named(auto(bundle, "openvino")) == ("openvino", "fp32")
-    assert named(auto(bundle, "onnxruntime")) == ("onnxruntime", "int8")
+    without_vnni(monkeypatch)
+    rows = (speed("onnxruntime", 2.0, 3.0), speed("litert", 1.5, 4.0), speed("openvino", 5.0, 5.0))
+    faster = with_speeds(bundle, *(msgspec.structs.replace(row, int8_units=()) for row in rows))
+    picked = auto(faster)
+    assert (
+        named(picked) == ("litert", "int8") and "faster than fp32 when it was made on x86_64 without VNNI" in picked.why
+    )
+    assert named(auto(faster, "onnxruntime")) == ("onnxruntime", "int8")
+    assert named(auto(faster, "openvino")) == ("openvino", "fp32")
+
+
+def test_without_vnni_int8_that_was_not_measured_there_comes_last(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with_it = with_speeds(bundle, speed("onnxruntime", 2.0, 3.0), speed("litert", 1.5, 4.0))
+    assert named(auto(with_it)) == ("openvino", "int8")  # the default order of processors with VNNI
+    without_vnni(monkeypatch)
+    assert named(auto(with_it)) == ("openvino", "fp32")
+    slower = with_speeds(
+        bundle, speed("onnxruntime", 4.0, 3.0, int8_units=()), speed("litert", 5.0, 4.0, int8_units=())
+    )
+    assert named(auto(slower)) == ("openvino", "fp32")
+
+
+@pytest.mark.usefixtures("on_x86")
+def test_of_engines_for_one_precision_the_fastest_by_the_manifest_is_taken(bundle: Bundle) -> None:
+    rows = (speed("openvino", 3.0, 9.0), speed("onnxruntime", 2.0, 9.0), speed("litert", 4.0, 3.0))
+    picked = auto(with_speeds(bundle, *rows), precision="int8")
+    assert named(picked) == ("onnxruntime", "int8") and picked.why.startswith("the fastest when it was made on x86_64")
+    assert named(auto(with_speeds(bundle, *rows[1:]), precision="int8")) == ("openvino", "int8")  # not all are known
+    assert named(auto(with_speeds(bundle, *rows), precision="fp32")) == ("litert", "fp32")
+    other = speed("onnxruntime", 2.0, 9.0, processor="another")
+    assert named(auto(with_speeds(bundle, rows[0], other, rows[2]), precision="int8")) == ("openvino", "int8")
 
 
 def test_a_component_that_stayed_float_runs_in_fp32_beside_small_ones(tmp_path: Path) -> None:
@@ -323,7 +367,6 @@ def test_an_engine_is_not_blamed_for_what_another_format_answers(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
 
     def parted(manifest: dict[str, Any]) -> None:
         others = [{"precision": "int8", "engines": [e, "litert"], "snr_db": 1.0} for e in ("onnxruntime", "openvino")]
@@ -335,7 +378,6 @@ def test_an_engine_is_not_blamed_for_what_another_format_answers(
 
 @pytest.mark.skipif(choice.architecture() != "x86_64", reason="the order of x86-64")
 def test_small_networks_have_an_order_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
     assert named(auto(Bundle.open("digits-cnn"))) == ("litert", "int8")
     assert named(auto(Bundle.open("sr-x4"))) == ("openvino", "int8")
 

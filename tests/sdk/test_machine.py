@@ -39,18 +39,18 @@ def vcgencmd(root: Path, body: str) -> None:
 def test_a_raspberry_pi(tmp_path: Path) -> None:
     root = pi(tmp_path)
     assert machine.board(root) == machine.processor(root) == "Raspberry Pi 5 Model B Rev 1.0"
-    assert machine.int8_units(root) == ["Arm dot product"]
+    assert machine.int8_units(root) == ("Arm dot product",)
     assert machine.memory_mb(root) == 8061 and machine.governor(root) == "ondemand"
     assert machine.temperature_c(root) == 54.4  # 54.35, rounded
     assert machine.clock_mhz(root) == {"now": 1500, "at most": 2400}
     assert machine.throttled(root) == {"now": [], "since start": []}
-    assert machine.int8_units(pi(tmp_path / "4", "Raspberry Pi 4 Model B Rev 1.5", PI4)) == []
+    assert machine.int8_units(pi(tmp_path / "4", "Raspberry Pi 4 Model B Rev 1.5", PI4)) == ()
 
 
 def test_a_machine_that_shows_nothing(tmp_path: Path) -> None:
     for fact in (machine.board, machine.temperature_c, machine.clock_mhz, machine.throttled, machine.governor):
         assert fact(tmp_path) is None
-    assert machine.memory_mb(tmp_path) is None and machine.int8_units(tmp_path) == []
+    assert machine.memory_mb(tmp_path) is None and machine.int8_units(tmp_path) == ()
     assert machine.processor(tmp_path) and doctor.board(tmp_path) == []
 
 
@@ -59,7 +59,7 @@ def test_a_pc(tmp_path: Path) -> None:
     for number, (kind, heat) in enumerate((("acpitz", 27800), ("x86_pkg_temp", 61000))):
         write(tmp_path, f"sys/class/thermal/thermal_zone{number}/type", kind)
         write(tmp_path, f"sys/class/thermal/thermal_zone{number}/temp", str(heat))
-    assert machine.processor(tmp_path) == "A Processor" and machine.int8_units(tmp_path) == ["AVX512-VNNI"]
+    assert machine.processor(tmp_path) == "A Processor" and machine.int8_units(tmp_path) == ("AVX512-VNNI",)
     assert machine.temperature_c(tmp_path) == 61.0 and machine.board(tmp_path) is None
 
 

@@ -80,6 +80,17 @@ def test_streams_text(name: str) -> None:
     assert result.stdout == run("run", name, "ROMEO:\n", "--max-tokens", "40", "--seed", "1").stdout
 
 
+def test_text_ends_before_a_stop_string() -> None:
+    def written(*options: str) -> str:
+        return run("run", "shakespeare-gru", "ROMEO:\\n", "--max-tokens", "90", "--temperature", "0", *options).stdout
+
+    whole = written()
+    lines = whole.split("\n")
+    assert written("--stop", "\\n") == f"{lines[0]}\n{lines[1]}\n"
+    assert written("--stop", "qqqq", "--stop", " ") == f"{whole.split(' ')[0]}\n"
+    assert written("--repetition-penalty", "1.5") != whole
+
+
 def test_text_goes_to_a_file(tmp_path: Path) -> None:
     result = run("run", "shakespeare-gru", "--max-tokens", "20", "-o", tmp_path / "text.txt")
     assert result.exit_code == 0 and len((tmp_path / "text.txt").read_text()) <= 20
@@ -121,6 +132,9 @@ def test_composes_in_three_forms(tmp_path: Path) -> None:
         (("shakespeare-gru", "--temperature", "-0.5"), "temperature=-0.5"),
         (("shakespeare-gru", "--top-p", "0"), "top_p=0"),
         (("shakespeare-gru", "--max-tokens", "0"), "max_tokens=0"),
+        (("shakespeare-gru", "--repetition-penalty", "0"), "repetition_penalty=0"),
+        (("shakespeare-gru", "--stop", ""), "got stop=''"),
+        (("digits-gan", "--stop", "a", "-o", "s.png"), "knows no --stop"),
         (("folk-gru", "-o", "tune.mp3"), "expected one of the endings .abc, .mid, .wav"),
         (("sr-x2", "-o", "s.png"), "takes a photo, a folder of them, or a video: name its file"),
     ],
