@@ -15,6 +15,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from edgekit import machine
 from edgekit import manifest as manifests
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import BundleError, EdgekitError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.exporters.sources import Source
 
 COMPARED = 8  # inputs that engines are compared on
+UNLIKE = "how alike engines answer stays as it was: without VNNI OpenVINO computes int8 files in float"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,8 @@ class MarkOptions:
 def mark(folder: Path, options: MarkOptions = MarkOptions()) -> list[str]:
     """Measure every small precision of a bundle and write the figures into its bundle.json, in its place.
 
-    Every other byte of bundle.json stays as it is. Slower files stay, marked.
+    Every other byte of bundle.json stays as it is. Slower files stay, marked. On a processor without VNNI how alike engines
+    answer in int8 stays as it was, as OpenVINO computes in float there.
 
     Returns:
         A line for each engine and file, and what else is to be said.
@@ -65,8 +68,12 @@ def mark(folder: Path, options: MarkOptions = MarkOptions()) -> list[str]:
     found = bundle.manifest
     for precision in _precisions(bundle):
         guarded = guard(Bundle(folder, found), precision, guarding)
-        found = _agreeing(bundle, guarded.manifest, precision, options.inputs)
         lines += [str(row) for row in guarded.rows]
+        found = guarded.manifest
+        if precision == "int8" and machine.int8_overflows():
+            lines.append(f"{precision}: {UNLIKE}")
+            continue
+        found = _agreeing(bundle, found, precision, options.inputs)
         for name, component in found.components.items():
             pairs = [a for a in component.agreement if a.precision == precision]
             lines += [f"{name} {precision}: {' and '.join(a.engines)} {a.snr_db:g} dB {a.note}".rstrip() for a in pairs]

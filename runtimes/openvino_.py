@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from edgekit import forking
 from edgekit.compiled import Shelf
-from edgekit.errors import DeviceUnavailable, EngineError, TensorError
+from edgekit.errors import DeviceUnavailable, EngineError, InputError, TensorError
 from edgekit.machine import int8_overflows
 from edgekit.runtimes import openvino_borders, openvino_cache, openvino_paged, openvino_unsigned
 from edgekit.runtimes.external_data import require_inside
@@ -42,6 +42,10 @@ ABSENT = {
         remedy="needs a Core Ultra processor with Intel's linux-npu-driver, or its driver for Windows",
     ),
 }
+ONE_THREAD = (
+    "got threads=1 and inference_precision='bf16' for a language model: OpenVINO 2026.4 ends the process there (SIGFPE); "
+    "take threads=2 or more, or 'f32'"
+)
 ROUNDED_INPUTS = {"int8-weights": 0, "int8-dynamic": 64, "int4-weights": 32}  # how many share a scale; 0: none
 
 
@@ -118,8 +122,11 @@ class OpenVinoRuntime(Runtime):
             settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
         shelf = Shelf.of(options.cache)
         if model.memory and target == "CPU" and openvino_paged.possible():
-            small = model.precision in ROUNDED_INPUTS and options.inference_precision == "f32"
-            told = settings | {"KV_CACHE_PRECISION": "f16" if small else options.inference_precision}
+            computed = _computed(core, options.inference_precision)
+            if computed == "bf16" and threads == 1:
+                raise InputError(ONE_THREAD)
+            small = model.precision in ROUNDED_INPUTS and computed == "f32"
+            told = settings | {"KV_CACHE_PRECISION": "f16" if small else computed}
             with contextlib.suppress(*NOT_PAGED):  # then it is opened as any other network is
                 # Not from the shelf: OpenVINO 2026.4 exports such a network, but does not import it again
                 return PagedSession(*_compiled(core, model, target, told, None, paged=True), model, device)
@@ -130,6 +137,12 @@ class OpenVinoRuntime(Runtime):
         except Exception as error:  # RuntimeError and others, from C++
             raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {reason(error)}") from error
         return OpenVinoSession(compiled, specs, model, device)
+
+
+def _computed(core: Any, asked: str) -> str:
+    """What the processor computes in, asked for this precision."""
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return asked if {"bf16": "BF16", "f16": "FP16"}.get(asked) in able else "f32"
 
 
 def _compiled(

@@ -35,7 +35,7 @@ def facts() -> dict[str, Any]:
         "processor": processor(),
         "architecture": architecture(),
         "cores": cores(),
-        "int8_units": int8_units(),
+        "int8_units": list(int8_units()),
         "memory_mb": memory_mb(),
         "system": platform.platform(),
         "libc": " ".join(platform.libc_ver()),

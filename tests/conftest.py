@@ -40,6 +40,15 @@ def same_weights() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture
+def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` takes is that of a processor with int8 dot products, whatever this one has."""
+    from edgekit import choice, stated
+
+    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
+    monkeypatch.setattr(stated, "computes_int8_like", bool)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real training and test data; skips where it is absent."""

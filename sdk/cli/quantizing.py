@@ -61,13 +61,14 @@ def quantize(
     One calibration and one list of layers in float serve all formats. While more than --max-drop is lost, the layers that err most return to float; the best is kept, and the exit code is 1 where the target is missed. A file that is slower than fp32 on every engine here is not kept, unless its scheme is there for size (int8-weights, int4-weights).
     """
     from edgekit.bundle import Bundle
+
+    opened = Bundle.open(bundle)  # before PyTorch, which takes seconds
     from edgekit.quantization import QuantizeOptions
     from edgekit.quantization.calibration import named
     from edgekit.quantization.networks import again
     from edgekit.quantization.report import ReportOptions, refuse_unwritable, write
     from edgekit.quantization.speed import expectation
 
-    opened = Bundle.open(bundle)
     before = opened.hash
     if max_drop is not None and validation is None and metric == "auto":
         raise InputError("--max-drop needs --validation: photos, a text or arrays to measure quality on")

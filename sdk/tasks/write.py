@@ -44,9 +44,7 @@ class TextGenerator(Task):
     def __init__(self, bundle: Bundle, runtime: str = "auto", **request: Any) -> None:
         """As `edgekit.load`."""
         super().__init__(bundle, runtime, **request)
-        exact = (
-            getattr(self._options, "inference_precision", "f32") == "f32"
-        )  # else OpenVINO 2026.4 dies of SIGFPE on one
+        exact = getattr(self._options, "inference_precision", "f32") == "f32"  # bf16 on one thread OpenVINO refuses
         if self._picked.threads is None and self.variant.bytes < SMALL and exact:  # two took up to four times as long
             self._picked = replace(self._picked, threads=1)
         self.vocabulary: Codec = codec_of(self.settings, bundle)

@@ -17,8 +17,15 @@ from edgekit.benchmarks.cases import cases_of
 from edgekit.benchmarks.mark_speed import MarkOptions, mark
 from edgekit.bundle import Bundle, find
 from edgekit.errors import BundleError
+from edgekit.quantization import beside
 
 SHORT = MarkOptions(rounds=5, seconds=0.01, inputs="random")
+
+
+@pytest.fixture(autouse=True)
+def never_too_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of ten milliseconds differ widely, and every file is to have figures."""
+    monkeypatch.setattr(beside, "BUSY", math.inf)
 
 
 @pytest.fixture
@@ -57,6 +64,13 @@ def test_marking_again_replaces_the_marks(folder: Path) -> None:
     assert [len(v.speed) for v in Bundle.open(folder).component().variants] == count
 
 
+def test_without_vnni_agreement_stays_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "int8_overflows", lambda: True)
+    before = Bundle.open(folder).component().agreement
+    assert before and any(mark_speed.UNLIKE in line for line in mark(folder, SHORT))
+    assert Bundle.open(folder).component().agreement == before
+
+
 def test_a_manifest_of_another_hand_is_not_rewritten(folder: Path) -> None:
     path = folder / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
@@ -64,6 +78,7 @@ def test_a_manifest_of_another_hand_is_not_rewritten(folder: Path) -> None:
         mark(folder, SHORT)
 
 
+@pytest.mark.usefixtures("with_vnni")
 @pytest.mark.parametrize(("int8_ms", "slower"), [(1.0, False), (4.05, False), (4.5, True)])
 def test_auto_is_judged_beside_the_best_fp32(monkeypatch: pytest.MonkeyPatch, int8_ms: float, slower: bool) -> None:
     bundle = Bundle.open("digits-cnn")

@@ -15,8 +15,8 @@ from sdk.doubles import edit_manifest
 
 import edgekit
 from edgekit.bundle import Bundle, golden_sample
-from edgekit.errors import EngineError, SessionClosed, WrongAnswer
-from edgekit.runtimes import openvino_paged, openvino_texts
+from edgekit.errors import EngineError, InputError, SessionClosed, WrongAnswer
+from edgekit.runtimes import openvino_, openvino_paged, openvino_texts
 from edgekit.runtimes.openvino_ import OpenVinoOptions
 from edgekit.runtimes.openvino_session import OpenVinoSession
 from edgekit.runtimes.openvino_texts import PagedReading, PagedSession
@@ -327,10 +327,21 @@ def test_bfloat16_is_kept_in_bfloat16(llama: Bundle) -> None:
     options = OpenVinoOptions(inference_precision="bf16")
     with edgekit.load(llama, "openvino", options=options) as task, loaded(llama) as other:
         assert isinstance(task, TextGenerator)
-        session, has = task._opened(1), "bf16" in precisions_here()
-        assert isinstance(session, PagedSession) or not has
-        assert not has or session.dtypes[0].get_type_name() == "bf16"
+        session, has = session_of(task), "bf16" in precisions_here()
+        assert session.dtypes[0].get_type_name() == ("bf16" if has else "f32")  # as the processor computes
         assert task.nats_per_char(TEXTS[1]) == pytest.approx(other.nats_per_char(TEXTS[1]), abs=0.05)
+
+
+def test_bfloat16_on_one_thread_is_refused_where_openvino_would_die_of_it(
+    llama: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"threads": 1, "options": OpenVinoOptions(inference_precision="bf16")}
+    if "bf16" not in precisions_here():
+        with edgekit.load(llama, "openvino", **asked) as write:  # which computes in f32 then
+            assert write.placement().precision == "fp32" and write.placement().threads == 1
+    monkeypatch.setattr(openvino_, "_computed", lambda core, precision: precision)
+    with pytest.raises(InputError, match="take threads=2 or more, or 'f32'"):
+        edgekit.load(llama, "openvino", **asked)
 
 
 def test_rings_are_the_hosts_in_a_process_of_its_own_and_when_a_session_is_asked_for(llama: Bundle) -> None:

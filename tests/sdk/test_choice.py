@@ -23,6 +23,8 @@ from edgekit.runtimes.openvino_ import OpenVinoRuntime
 from edgekit.selection import Row
 from edgekit.session import Device
 
+pytestmark = pytest.mark.usefixtures("with_vnni")
+
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
@@ -196,13 +198,6 @@ VNNI = ("AVX512-VNNI",)
 def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "int8_overflows", lambda: True)
     monkeypatch.setattr(stated, "computes_int8_like", lambda units: not units)
-
-
-@pytest.fixture(autouse=True)
-def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests choose for a processor that has it, on one that has or has not."""
-    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
-    monkeypatch.setattr(stated, "computes_int8_like", bool)
 
 
 @pytest.fixture

@@ -63,6 +63,28 @@ def test_a_pc(tmp_path: Path) -> None:
     assert machine.temperature_c(tmp_path) == 61.0 and machine.board(tmp_path) is None
 
 
+def test_processors_that_virtual_machines_call_by_one_name_are_told_apart(tmp_path: Path) -> None:
+    def named(title: str, model: int) -> str:
+        root = tmp_path / f"{title}{model}"
+        write(root, "proc/cpuinfo", f"cpu family\t: 25\nmodel\t\t: {model}\nmodel name\t: {title}\nflags\t\t: avx2\n")
+        return machine.processor(root)
+
+    assert (named("AMD EPYC", 1), named("AMD EPYC", 97)) == (
+        "AMD EPYC (family 25, model 1)",
+        "AMD EPYC (family 25, model 97)",
+    )
+    assert named("AMD EPYC 7763 64-Core Processor", 1) == "AMD EPYC 7763 64-Core Processor"
+
+
+def test_int8_figures_hold_where_units_are_had_or_not_alike(tmp_path: Path) -> None:
+    write(tmp_path / "new", "proc/cpuinfo", "processor\t: 0\nflags\t\t: sse2 avx512_vnni amx_int8\n")
+    write(tmp_path / "old", "proc/cpuinfo", "processor\t: 0\nflags\t\t: sse2 avx2\n")
+    for units, new, old in ((("AVX-VNNI",), True, False), ((), False, True)):
+        assert machine.computes_int8_like(units, tmp_path / "new") is new
+        assert machine.computes_int8_like(units, tmp_path / "old") is old
+        assert machine.computes_int8_like(units, tmp_path)  # a system that does not tell
+
+
 @pytest.mark.parametrize(
     ("word", "now", "before"),
     [
