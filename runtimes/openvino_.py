@@ -18,7 +18,7 @@ from edgekit.runtimes.openvino_texts import PagedSession
 from edgekit.runtimes.option_values import require_cache, require_one_of, require_streams
 from edgekit.session import Device, Model, Runtime, Session
 
-_CORES: dict[int, Any] = {}  # by process, where they are kept: a forked child makes its own
+_CORES: dict[int, Any] = {}  # by process: a forked child makes its own
 CORES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficiency": "ECORE_ONLY"}
 NOT_PAGED = (ValueError, RuntimeError, ImportError, TypeError)  # another graph, processor or version of the operator
 # Devices that OpenVINO knows, as they are listed where it does not find them: title, precisions, what is missing
@@ -201,14 +201,12 @@ def fix_sizes(network: Any, model: Model) -> None:
 
 
 def _core() -> Any:
-    """OpenVINO's Core: one for the whole process where that has to be.
+    """OpenVINO's Core: one for the whole process.
 
-    On processors with AMX, OpenVINO 2026.4 gives the thread that makes a Core a stack for its signal handlers, and frees it with the
-    Core, in whatever thread that goes: Ctrl-C then ends the process by SIGSEGV. What is never freed cannot do so.
+    OpenVINO 2026.4 gives the thread that makes a Core a stack for its signal handlers, and frees it with the Core, in
+    whatever thread that goes: Ctrl-C then ends the process by SIGSEGV. What is never freed cannot do so.
     """
     openvino = engine()
-    if not openvino_unsigned.needed():
-        return openvino.Core()
     if os.getpid() not in _CORES:
         _CORES[os.getpid()] = openvino.Core()
     return _CORES[os.getpid()]

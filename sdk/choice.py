@@ -108,6 +108,7 @@ def pick(
             raise InputError(f"got options {type(options).__name__}: no engine that reads {bundle.name} takes them")
     named = runtime != "auto" and precision != "auto"
     wrong = {} if named else dict(wrong_answers(bundle, fitting)) | guard.refused(bundle, device)
+    wrong = {pair: why for pair, why in wrong.items() if pair in {(r, v.precision) for r, v in fitting}}
     stale = ""
     if not named or device == "auto":
         trusted: dict[tuple[str, str], Variant] = {
@@ -187,12 +188,13 @@ def _by_order(
     fastest = stated.by_speed(told, fitting)
     gaining = [] if fastest else stated.gaining(told, fitting, _gaining_on(kind))
     fitting = fastest or _before_fp32(gaining, fitting)
-    slow = {**({} if fastest else dict(stated.slower(known))), **wrong}
+    right = {pair: speed for pair, speed in known.items() if pair not in wrong}
+    slow = {**({} if fastest else dict(stated.slower(right))), **wrong}
     name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
     if fastest or (name, variant) in gaining:
         first = f"{'the fastest' if fastest else 'faster than fp32'} when it was made"
-    passed = [why for pair, why in slow.items() if _before(fitting, pair, (name, variant.precision))]
+    passed = [why for pair, why in slow.items() if pair in wrong or _before(fitting, pair, (name, variant.precision))]
     after = f", passing over {'; '.join(passed)}" if passed else ""
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
     return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
