@@ -171,7 +171,7 @@ def _beside(bundle: Bundle, row: Row, rows: Sequence[Row], facts: tuple[int, Seq
         noise=round(noise_of(row.round_ms, other.round_ms), 3),
         runs=max(1, runs),
         beside=other.case.runtime if own is None else BUILT if variant.format in built else "",
-        int8_units=machine.int8_units(),
+        int8_units=machine.told_int8_units(),
     )
     if speed.noise > BUSY and speed.ms > speed.fp32_ms:
         why = f"this machine is too busy to tell, rounds differ by {speed.noise:.0%}: measure again when it is idle"

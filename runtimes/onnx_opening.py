@@ -127,7 +127,7 @@ class Opening:
         """A session on the optimised graph that an earlier one kept; the first optimises it, and writes it."""
         files = self.model.files or (self.model.path, *require_inside(self.model.path))
         here = (self.engine.__version__, machine.processor(), machine.int8_units())
-        key = key_of(files, (*here, sorted(entries.items()), repr(attached)))
+        key = key_of(files, (*here, sorted(entries.items()), repr(attached)), self.model.hashes)
         settings, data = self._settings(entries), shelf.read(key)
         if data is not None and b"location" not in data:  # the key of external data, which is never written there
             settings.graph_optimization_level = self.engine.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgekit import forking
 from edgekit.compiled import Shelf
 from edgekit.errors import DeviceUnavailable, EngineError, InputError, TensorError
-from edgekit.machine import int8_overflows
+from edgekit.machine import cores, int8_overflows
 from edgekit.runtimes import openvino_borders, openvino_cache, openvino_paged, openvino_unsigned
 from edgekit.runtimes.external_data import require_inside
 from edgekit.runtimes.openvino_session import GROUP_SIZE, OpenVinoSession, engine, reason, version
@@ -43,7 +43,7 @@ ABSENT = {
     ),
 }
 ONE_THREAD = (
-    "got threads=1 and inference_precision='bf16' for a language model: OpenVINO 2026.4 ends the process there (SIGFPE); "
+    "got inference_precision='bf16' for a language model on one thread: OpenVINO 2026.4 ends the process there (SIGFPE); "
     "take threads=2 or more, or 'f32'"
 )
 ROUNDED_INPUTS = {"int8-weights": 0, "int8-dynamic": 64, "int4-weights": 32}  # how many share a scale; 0: none
@@ -123,7 +123,7 @@ class OpenVinoRuntime(Runtime):
         shelf = Shelf.of(options.cache)
         if model.memory and target == "CPU" and openvino_paged.possible():
             computed = _computed(core, options.inference_precision)
-            if computed == "bf16" and threads == 1:
+            if computed == "bf16" and (threads or cores()) == 1:
                 raise InputError(ONE_THREAD)
             small = model.precision in ROUNDED_INPUTS and computed == "f32"
             told = settings | {"KV_CACHE_PRECISION": "f16" if small else computed}
@@ -206,7 +206,7 @@ def _core() -> Any:
     OpenVINO 2026.4 gives the thread that makes a Core a stack for its signal handlers, and frees it with the Core, in
     whatever thread that goes: Ctrl-C then ends the process by SIGSEGV. What is never freed cannot do so.
     """
-    openvino = engine()
-    if os.getpid() not in _CORES:
-        _CORES[os.getpid()] = openvino.Core()
-    return _CORES[os.getpid()]
+    openvino, process = engine(), os.getpid()
+    return _CORES.get(process) or _CORES.setdefault(
+        process, openvino.Core()
+    )  # of two at once one goes where it was made

@@ -54,7 +54,8 @@ def name_of(core: Any, version: str, model: Model, target: str, settings: Mappin
         return None
     device = [str(core.get_property(target, what)) for what in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     here = (machine.processor(), machine.cores(), machine.int8_units())
-    return key_of(files, (FORM, version, target, device, here, dict(settings), dict(model.sizes)))
+    about = (FORM, version, target, device, here, dict(settings), dict(model.sizes))
+    return key_of(files, about, model.hashes)
 
 
 def _files(path: Path, listed: tuple[Path, ...] | None) -> tuple[Path, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -78,8 +80,8 @@ class PagedSession(OpenVinoSession):
         return logits
 
     def let_go(self, reading: PagedReading) -> None:
-        """Free the pages of a reading that is over; in the middle of a run, whose own they are not, they are gone already."""
-        if not self._lock.acquire(blocking=False):
+        """Free the pages of a reading that is over; while others use the session they stay until the next text."""
+        if self._process_id != os.getpid() or not self._lock.acquire(blocking=False):
             return
         try:
             if not self._closed and self._bound is not None and self._bound() is reading:
@@ -125,9 +127,10 @@ class PagedSession(OpenVinoSession):
             return [np.zeros(int(self.outputs[0].shape[-1]), np.float32), *columns]
         reading = PagedReading(self, 1, len(held) + len(new))
         reading.begin(int(positions[new[0]]), [ring[:, held] for ring in rings])
-        logits = reading.read(tokens[new].tolist())
-        for index, column in enumerate(columns):
-            column[:, new] = reading.stored(index, len(held), len(new))
+        with closing(reading):
+            logits = reading.read(tokens[new].tolist())
+            for index, column in enumerate(columns):
+                column[:, new] = reading.stored(index, len(held), len(new))
         return [logits, *columns]
 
 

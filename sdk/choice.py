@@ -108,7 +108,6 @@ def pick(
             raise InputError(f"got options {type(options).__name__}: no engine that reads {bundle.name} takes them")
     named = runtime != "auto" and precision != "auto"
     wrong = {} if named else dict(wrong_answers(bundle, fitting)) | guard.refused(bundle, device)
-    wrong = {pair: why for pair, why in wrong.items() if pair in {(r, v.precision) for r, v in fitting}}
     stale = ""
     if not named or device == "auto":
         trusted: dict[tuple[str, str], Variant] = {
@@ -194,7 +193,7 @@ def _by_order(
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
     if fastest or (name, variant) in gaining:
         first = f"{'the fastest' if fastest else 'faster than fp32'} when it was made"
-    passed = [why for pair, why in slow.items() if pair in wrong or _before(fitting, pair, (name, variant.precision))]
+    passed = [why for pair, why in slow.items() if _passed(fitting, pair, (name, variant.precision), pair in wrong)]
     after = f", passing over {'; '.join(passed)}" if passed else ""
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
     return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
@@ -239,10 +238,10 @@ def _stayed_float(bundle: Bundle, component: str, precision: str) -> bool:
 
 def _kind(bundle: Bundle, device: str) -> str:
     """The kind of this processor, and of the bundle's networks by what the manifest says of their speed there."""
-    if int8_overflows():
-        return WITHOUT_VNNI
     if (here := architecture()) != "x86_64" or device not in ("cpu", "auto"):
         return here
+    if int8_overflows():
+        return WITHOUT_VNNI
     return SMALL if stated.small(bundle.manifest.components) else here
 
 
@@ -260,9 +259,10 @@ def wrong_answers(bundle: Bundle, fitting: Sequence[tuple[str, Variant]]) -> Ite
             )
 
 
-def _before(fitting: Sequence[tuple[str, Variant]], pair: tuple[str, str], taken: tuple[str, str]) -> bool:
+def _passed(fitting: Sequence[tuple[str, Variant]], pair: tuple[str, str], taken: tuple[str, str], wrong: bool) -> bool:
+    """Whether a candidate was passed over: one before what was taken, or any that is wrong."""
     order: list[tuple[str, str]] = list(dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting))
-    return pair in order and order.index(pair) < order.index(taken)
+    return pair in order and pair != taken and (wrong or order.index(pair) < order.index(taken))
 
 
 def _has(engine: str, device: str, precision: str) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from edgekit.bundle import cache_folder
+from edgekit.bundle import cache_folder, sha256
 
 MAGIC = b"edgekit compiled 1\n"
 DIGEST = 32
@@ -117,12 +117,14 @@ class Shelf:
                 path.unlink(missing_ok=True)
 
 
-def key_of(files: Iterable[Path], about: object) -> str:
-    """Names a compiled network by the bytes it was made of, and all else that it depends on."""
+def key_of(files: Iterable[Path], about: object, hashes: Iterable[str] = ()) -> str:
+    """Names a compiled network by the bytes it was made of, and all else that it depends on.
+
+    `hashes` are the files' SHA-256, where they are known; left out, the files are read.
+    """
     digest = hashlib.sha256(repr(about).encode())
-    for path in files:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for found in hashes or map(sha256, files):
+        digest.update(bytes.fromhex(found))
     return digest.hexdigest()[:40]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ def board(root: Path = SYSTEM) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def processor(root: Path = SYSTEM) -> str:
     """The processor's name, as the system gives it; by one without a number virtual machines call many: its model is added."""
     named: dict[str, str] = {}
@@ -66,7 +67,8 @@ def processor(root: Path = SYSTEM) -> str:
         named.setdefault(key.strip(), value.strip())
     part = f"CPU part {named['CPU part']}" if "CPU part" in named else ""
     name = named.get("model name") or named.get("Model") or part or platform.processor() or platform.machine()
-    if {"cpu family", "model"} <= named.keys() and not any(character.isdigit() for character in name):
+    bare = re.sub(r"@.*|version.*", "", name)
+    if {"cpu family", "model"} <= named.keys() and not re.search(r"\d", bare):
         name += f" (family {named['cpu family']}, model {named['model']})"  # "AMD EPYC", with VNNI or without
     return name
 
@@ -81,7 +83,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def int8_units(root: Path = SYSTEM) -> tuple[str, ...]:
     """The processor's int8 dot-product instructions, empty where it has none."""
     text = _read(root / "proc/cpuinfo")
@@ -90,12 +92,17 @@ def int8_units(root: Path = SYSTEM) -> tuple[str, ...]:
     return tuple(title for flag, title in INT8_FLAGS.items() if flag in flags)
 
 
-def computes_int8_like(units: Sequence[str], root: Path = SYSTEM) -> bool:
-    """Whether what was measured on a processor with these int8 units holds here: both have some, or neither has.
+def told_int8_units(root: Path = SYSTEM) -> tuple[str, ...] | None:
+    """As `int8_units`, None where the system does not tell."""
+    return int8_units(root) if (root / "proc/cpuinfo").is_file() else None
 
-    True where the system does not tell.
+
+def computes_int8_like(units: Sequence[str] | None, root: Path = SYSTEM) -> bool:
+    """Whether what was measured on a processor with these int8 units holds here: both have some, or neither has. Of one
+    that is not told of (None) it is believed that it has.
     """
-    return not (root / "proc/cpuinfo").is_file() or bool(units) == bool(int8_units(root))
+    here = told_int8_units(root)
+    return (units is None or bool(units)) == (here is None or bool(here))
 
 
 def int8_overflows(root: Path = SYSTEM) -> bool:

@@ -100,7 +100,7 @@ class Speed(_Strict, frozen=True):
     `threads` ran this variant. Runs below a millisecond are measured on all cores and on one, and the faster counts; fp32
     may then have run on another number. `noise` is what the ratio of the two differed by between rounds, as a part of it;
     `runs` how often one use of the task runs this component; `beside` whose fp32 it is, where not the same engine's own file;
-    `int8_units` the int8 dot-product instructions of the processor, none where it has none.
+    `int8_units` the int8 dot-product instructions of the processor, None where its system did not tell.
     """
 
     runtime: str
@@ -112,7 +112,7 @@ class Speed(_Strict, frozen=True):
     noise: Annotated[float, Meta(ge=0)] = 0.0
     runs: Annotated[int, Meta(ge=1)] = 1
     beside: str = ""
-    int8_units: tuple[str, ...] = ()
+    int8_units: tuple[str, ...] | None = None
 
     @property
     def gain(self) -> float:

@@ -189,6 +189,7 @@ def _model(
         described.family,
         described.settings,
         tuple(bundle.folder / entry.path for entry in variant.files),
+        tuple(entry.sha256 for entry in variant.files),
         sizes,
         memory,
     )

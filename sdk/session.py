@@ -81,7 +81,7 @@ class Model:
     """What a runtime is asked to open: a verified file and, from a bundle, what it takes and gives.
 
     `family` and `settings` name the network of the zoo that a `torch` file holds the weights of; `files` are
-    all that a manifest lists for it, verified, and None for a lone file. `sizes` are what free dimensions were asked
+    all that a manifest lists for it, verified, and None for a lone file; `hashes` their SHA-256. `sizes` are what free dimensions were asked
     to be, for devices that need them fixed. `memory` is a language model's, where the session may keep it.
     """
 
@@ -93,6 +93,7 @@ class Model:
     family: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] | None = None
+    hashes: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     memory: Memory | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from edgekit import registry
-from edgekit.machine import architecture, computes_int8_like, int8_units, processor
+from edgekit.machine import architecture, computes_int8_like, processor, told_int8_units
 from edgekit.manifest import Component, Speed, Variant
 
 SHORT_MS = 1.0  # of a run that may be over before other threads, or an engine's preparations, pay
@@ -41,19 +41,17 @@ def whole(components: Mapping[str, Component], runtime: str, precision: str, her
 
     Of files of several sizes the largest counts; a component that stayed float does not. `here` is a processor whose
     figures alone are taken; left out, this one's before those of others of its architecture that have int8 units, or
-    none, as it does. None where a component has no figures.
+    none, as it does. None where no such processor has figures of every component.
     """
-    found: list[Speed] = []
-    for component in components.values():
-        if all(v.precision != precision for v in component.variants):
-            continue
+    parts: list[list[Speed]] = []
+    for component in _covered(components, precision):
         files = readable(runtime, precision, component.variants)
-        speeds = [s for s in (largest(files).speed if files else ()) if s.runtime == runtime and _alike(s, here)]
-        if not speeds:
-            return None
-        found.append(_nearest(speeds)[0])
-    if not found:
+        parts.append([s for s in (largest(files).speed if files else ()) if s.runtime == runtime and _alike(s, here)])
+    shared = set.intersection(*({s.processor for s in part} for part in parts)) if parts else set()
+    if not shared:
         return None
+    one = _nearest([s for s in parts[0] if s.processor in shared])[0].processor
+    found = [next(s for s in part if s.processor == one) for part in parts]
     fp32_ms = math.fsum(s.runs * s.fp32_ms for s in found)
     noise = math.fsum(s.runs * s.fp32_ms * s.noise for s in found) / fp32_ms if fp32_ms else 0.0
     beside = next((s.beside for s in found if s.beside), "")
@@ -86,7 +84,10 @@ def speeds(components: Mapping[str, Component], fitting: Sequence[tuple[str, Var
     """What the manifest says of the candidates' speed, that of fp32 files which could be taken among them."""
     pairs = dict.fromkeys((runtime, variant.precision) for runtime, variant in fitting)
     floats = [runtime for runtime, precision in pairs if precision == "fp32"]
-    smalls = dict.fromkeys(v.precision for c in components.values() for v in c.variants if v.precision != "fp32")
+    covered = {
+        p: len(_covered(components, p)) for c in components.values() for v in c.variants if (p := v.precision) != "fp32"
+    }
+    smalls = [p for p, count in covered.items() if count == max(covered.values())]  # whose fp32 is of as much
     every = {pair: whole(components, *pair) for pair in (*pairs, *((r, p) for r in floats for p in smalls))}
     known: dict[tuple[str, str], Speed] = {p: s for p, s in every.items() if s is not None and p in pairs}
     for (runtime, _), speed in every.items():
@@ -114,7 +115,8 @@ def gaining(
     """What of these precisions the manifest says to be faster than every fp32 that could be taken instead, what gains
     most first.
     """
-    floats = {engine for engine, variant in fitting if variant.precision == "fp32"}
+    ours = registry.device_runtimes()  # of the engines that others bring a manifest says nothing
+    floats = {engine for engine, variant in fitting if variant.precision == "fp32" and engine in ours}
     gains: list[tuple[float, tuple[str, Variant]]] = []
     for engine, variant in fitting:
         speed = known.get((engine, variant.precision))
@@ -143,14 +145,20 @@ def by_speed(
     return [candidate for _, candidate in ordered]
 
 
+def _covered(components: Mapping[str, Component], precision: str) -> list[Component]:
+    """The components that have files of a precision."""
+    return [c for c in components.values() if any(v.precision == precision for v in c.variants)]
+
+
 def _nearest(speeds: Sequence[Speed]) -> list[Speed]:
     """Those of this processor; where there are none, those of processors with the same int8 units, or else all."""
     own = [s for s in speeds if s.processor == processor()]
-    return own or [s for s in speeds if s.int8_units == int8_units()] or list(speeds)
+    return own or [s for s in speeds if s.int8_units == told_int8_units()] or list(speeds)
 
 
 def _alike(speed: Speed, here: str) -> bool:
     """Whether figures are of the processor that is named; where none is, of one that computes int8 as this one does."""
     if here:
         return speed.processor == here
-    return speed.architecture == architecture() and computes_int8_like(speed.int8_units)
+    own = speed.processor == processor()
+    return speed.architecture == architecture() and (own or computes_int8_like(speed.int8_units))

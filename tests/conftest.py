@@ -46,7 +46,9 @@ def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit import choice, stated
 
     monkeypatch.setattr(choice, "int8_overflows", lambda: False)
-    monkeypatch.setattr(stated, "computes_int8_like", bool)
+    monkeypatch.setattr(stated, "computes_int8_like", lambda units: units is None or bool(units))
+    monkeypatch.setattr(stated, "told_int8_units", lambda: ("AVX512-VNNI",))
+    monkeypatch.setattr(stated, "processor", lambda: "a processor that no manifest knows")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,8 @@ class TextGenerator(Task):
         exact = getattr(self._options, "inference_precision", "f32") == "f32"  # bf16 on one thread OpenVINO refuses
         if self._picked.threads is None and self.variant.bytes < SMALL and exact:  # two took up to four times as long
             self._picked = replace(self._picked, threads=1)
+        elif self._picked.threads == 1 and request.get("threads") is None and not exact:
+            self._picked = replace(self._picked, threads=None)
         self.vocabulary: Codec = codec_of(self.settings, bundle)
         self._widths = self._sizes()
         self._first = self._opened(min(self._widths, default=1))

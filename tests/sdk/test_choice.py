@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from sdk.doubles import edit_manifest
 
-from edgekit import choice, machine, profile, stated
+from edgekit import choice, profile, stated
 from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
 from edgekit.errors import DeviceUnavailable, InputError
@@ -197,7 +197,8 @@ VNNI = ("AVX512-VNNI",)
 
 def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "int8_overflows", lambda: True)
-    monkeypatch.setattr(stated, "computes_int8_like", lambda units: not units)
+    monkeypatch.setattr(stated, "computes_int8_like", lambda units: units == ())
+    monkeypatch.setattr(stated, "told_int8_units", tuple)
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ class TestMarkedSpeeds:
         assert named(auto(marked)) == ("openvino", "int8")
 
     def test_marks_of_this_processor_come_before_those_of_others(self, bundle: Bundle) -> None:
-        own = speed("openvino", 1.0, 2.0, processor=machine.processor())
+        own = speed("openvino", 1.0, 2.0, processor=stated.processor())
         assert named(auto(with_speeds(bundle, speed("openvino", 3.0, 2.0), own))) == ("openvino", "int8")
 
     def test_dynamic_int8_comes_before_fp32_where_it_was_faster(self, bundle: Bundle) -> None:
@@ -394,7 +395,7 @@ class TestShortRuns:
 
     def test_figures_of_this_processor_decide(self, bundle: Bundle) -> None:
         other = speed("openvino", 0.5, 2.0, threads=1)
-        here = speed("openvino", 0.5, 2.0, processor=machine.processor())
+        here = speed("openvino", 0.5, 2.0, processor=stated.processor())
         assert not self.alone(with_speeds(bundle, other, here), "openvino")
 
     def test_not_where_runs_are_long_or_were_on_another_architecture(
@@ -439,3 +440,58 @@ def test_auto_keeps_to_engines_and_precisions_that_a_device_has(
     assert named(auto(bundle, "onnxruntime", device="gpu")) == ("onnxruntime", "fp32")
     with pytest.raises(DeviceUnavailable, match="no installed engine that reads sr-x2 has the device 'gpu'"):
         auto(bundle, device="gpu", precision="int8")
+
+
+@pytest.mark.usefixtures("on_x86")
+class TestWhoseFiguresHold:
+    def test_where_the_system_does_not_tell_units_are_believed_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stated, "told_int8_units", lambda: None)
+        shipped = Bundle.open("sr-x2")
+        assert {bool(s.int8_units) for v in shipped.component().variants for s in v.speed} == {True, False}
+        assert named(auto(shipped)) == ("openvino", "int8")
+
+    def test_this_processors_own_hold_whatever_they_say_of_its_units(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_vnni(monkeypatch)
+        rows = [speed(e, 1.0, 2.0, int8_units=None) for e in ("openvino", "onnxruntime", "litert")]
+        assert named(auto(with_speeds(bundle, *rows))) == ("openvino", "fp32")
+        own = [msgspec.structs.replace(row, processor=stated.processor()) for row in rows]
+        assert named(auto(with_speeds(bundle, *own)))[1] == "int8"
+
+    def test_a_sum_is_of_one_processor(self) -> None:
+        bundle, a, b = Bundle.open("digits-vae"), {"processor": "a"}, {"processor": "b"}
+
+        def parts(encoder: list[Speed], decoder: list[Speed]) -> dict[str, Any]:
+            given = {"encoder": encoder, "decoder": decoder}
+            return {n: with_speeds(bundle, *s).manifest.components[n] for n, s in given.items()}
+
+        first, second = speed("openvino", 1.0, 2.0, **a), speed("openvino", 3.0, 4.0, **b)
+        assert stated.whole(parts([first], [second]), "openvino", "int8") is None
+        total = stated.whole(parts([first, second], [second]), "openvino", "int8")
+        assert total is not None and (total.processor, total.ms) == ("b", 6.0)
+
+    def test_fp32_of_a_part_is_not_held_against_the_whole(self) -> None:
+        bundle = Bundle.open("digits-vae")
+        both = with_speeds(bundle, speed("openvino", 1.0, 3.0))
+        encoder = both.manifest.components["encoder"]
+        small = msgspec.structs.replace(
+            next(v for v in encoder.variants if (v.format, v.precision) == ("onnx", "int8")),
+            precision="int4-weights",
+            speed=(speed("onnxruntime", 0.5, 0.6),),
+        )
+        encoder = msgspec.structs.replace(encoder, variants=(*encoder.variants, small))
+        changed = msgspec.structs.replace(both.manifest, components={**both.manifest.components, "encoder": encoder})
+        picked = choice.pick(Bundle(bundle.folder, changed), "encoder", "auto", "cpu", "fp32", {})
+        assert picked.runtime == "openvino"
+
+    def test_what_is_taken_is_not_said_to_be_passed_over(self, bundle: Bundle) -> None:
+        def parted(manifest: dict[str, Any]) -> None:
+            pairs = [("onnxruntime", "openvino"), ("onnxruntime", "litert")]
+            agreed = [{"precision": p, "engines": list(e), "snr_db": 1.0} for p in ("int8", "fp32") for e in pairs]
+            manifest["components"]["model"]["agreement"] = agreed
+
+        edit_manifest(bundle.folder, parted)
+        picked = auto(Bundle.open(bundle.folder), "openvino")
+        passed = picked.why.partition("passing over ")[2]
+        assert f"openvino {picked.variant.precision}" not in passed and "dB from another engine" in passed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import compiled
+from edgekit.bundle import sha256
 from edgekit.compiled import Shelf, key_of
 
 
@@ -118,5 +119,6 @@ def test_a_key_depends_on_bytes_and_settings(tmp_path: Path) -> None:
     other.write_bytes(b"2")
     keys = [key_of([one], 1), key_of([other], 1), key_of([one], 2), key_of([one, other], 1)]
     assert len(set(keys)) == 4
+    assert key_of([], 1, [sha256(one), sha256(other)]) == keys[3]  # as a manifest states them
     other.write_bytes(b"1")
     assert key_of([other], 1) == keys[0]

@@ -73,6 +73,7 @@ def test_processors_that_virtual_machines_call_by_one_name_are_told_apart(tmp_pa
         "AMD EPYC (family 25, model 1)",
         "AMD EPYC (family 25, model 97)",
     )
+    assert named("Intel(R) Xeon(R) CPU @ 2.20GHz", 85).endswith(" (family 25, model 85)")
     assert named("AMD EPYC 7763 64-Core Processor", 1) == "AMD EPYC 7763 64-Core Processor"
 
 
@@ -82,7 +83,9 @@ def test_int8_figures_hold_where_units_are_had_or_not_alike(tmp_path: Path) -> N
     for units, new, old in ((("AVX-VNNI",), True, False), ((), False, True)):
         assert machine.computes_int8_like(units, tmp_path / "new") is new
         assert machine.computes_int8_like(units, tmp_path / "old") is old
-        assert machine.computes_int8_like(units, tmp_path)  # a system that does not tell
+        assert machine.computes_int8_like(units, tmp_path) is bool(units)  # a system that does not tell
+    assert machine.computes_int8_like(None, tmp_path / "new") and machine.computes_int8_like(None, tmp_path)
+    assert not machine.computes_int8_like(None, tmp_path / "old")
 
 
 @pytest.mark.parametrize(
