@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgekit import machine
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError
 from edgekit.manifest import Agreement, Speed
@@ -42,8 +43,9 @@ ATTEMPTS = (
 def quantized(name: str, **changes: Any) -> Quantized:
     """A made-up quantization of a shipped bundle, whose words are hostile."""
     bundle = Bundle.open(name)
-    speed = Speed("onnxruntime", 2.0, 1.5, 2, "a processor <b>", "x86_64", 0.04)
-    fast = Speed("openvino", 1.0, 2.5, 2, "a processor <b>", "x86_64", 0.02)
+    here: dict[str, Any] = {"architecture": machine.architecture(), "int8_units": machine.told_int8_units()}
+    speed = Speed("onnxruntime", 2.0, 1.5, 2, "a processor <b>", noise=0.04, **here)
+    fast = Speed("openvino", 1.0, 2.5, 2, "a processor <b>", noise=0.02, **here)
     components = {
         part: msgspec.structs.replace(
             c,
