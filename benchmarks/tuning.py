@@ -77,15 +77,18 @@ def tune(bundle: str | Path | Bundle, *, options: TuneOptions = TuneOptions()) -
     return _kept(opened, rows, profile.measurement(rows, what, size, options.limits, not stopped), watch, notes)
 
 
-def remember(bundle: Bundle, report: Report) -> Choice:
-    """Keep a report's medians of the whole task as this machine's profile of the bundle; returns what `auto` takes now."""
+def remember(bundle: Bundle, report: Report, size: tuple[int, int] | None = None) -> Choice:
+    """Keep a report's medians of the whole task as this machine's profile of the bundle; returns what `auto` takes now.
+
+    `size` is the (height, width) of the image that was given.
+    """
     measured = [row for row in report.rows if row.round_ms or row.task_round_ms or row.model_ms]
     fastest = min(measured, key=lambda row: row.percentile(50), default=None)
     rows = []
     for row in measured:
         rounds = [(r.task_round_ms or r.round_ms) for r in (row, fastest or row)]
         rows.append(row_from(row, row.percentile(50), noise_of(*rounds) if all(rounds) else 0.0))
-    profile.save(bundle, profile.measurement(rows, report.input))
+    profile.save(bundle, profile.measurement(rows, report.input, size))
     return choice.pick(bundle, bundle.main, "auto", "cpu", "auto", {})
 
 

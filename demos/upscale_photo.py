@@ -72,7 +72,7 @@ def run(path: Path, out: Path, name: str, console: Console) -> Report:
         images.write_image(out / f"{path.stem}-{case.runtime}-{case.precision}.png", picture)
     measured = _measured(bundle, low, out / f"{path.stem}-input.png", console)
     if profile.load(bundle) is None:  # the first run tunes; a later one does not undo `edgekit tune`
-        remember(bundle, measured)
+        remember(bundle, measured, (low.shape[0], low.shape[1]))
     chosen = choice.pick(bundle, bundle.main, "auto", "cpu", "auto", {})
     rows = figures.figures(measured, chosen, quality)
     machine = measured.machine

@@ -42,6 +42,7 @@ ABSENT = {
         remedy="needs a Core Ultra processor with Intel's linux-npu-driver, or its driver for Windows",
     ),
 }
+IN_FLOAT = "; without VNNI sums of int8 products would overflow: openvino computes the int8 file in float"
 ONE_THREAD = (
     "got inference_precision='bf16' for a language model on one thread: OpenVINO 2026.4 ends the process there (SIGFPE); "
     "take threads=2 or more, or 'f32'"
@@ -136,7 +137,7 @@ class OpenVinoRuntime(Runtime):
             raise
         except Exception as error:  # RuntimeError and others, from C++
             raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {reason(error)}") from error
-        return OpenVinoSession(compiled, specs, model, device)
+        return OpenVinoSession(compiled, specs, model, device, IN_FLOAT if "LP_TRANSFORMS_MODE" in settings else "")
 
 
 def _computed(core: Any, asked: str) -> str:

@@ -18,8 +18,11 @@ GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 class OpenVinoSession(Session):
     """One compiled model and one infer request, used by one caller at a time."""
 
-    def __init__(self, compiled: Any, specs: openvino_borders.Specs, model: Model, device: str) -> None:
+    def __init__(
+        self, compiled: Any, specs: openvino_borders.Specs, model: Model, device: str, besides: str = ""
+    ) -> None:
         super().__init__()
+        self._besides = besides  # what is to be said of how it runs
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._tensor = engine().Tensor
@@ -87,7 +90,7 @@ class OpenVinoSession(Session):
             precision=openvino_graph.precision(graph.products, rounds) or floating,
             threads=threads,
             operators=graph.operators,
-            why=self.why,
+            why=self.why + self._besides,
             inserted=graph.inserted,
         )
 

@@ -184,17 +184,20 @@ def _by_order(
     kind = _kind(bundle, asked.device)
     known = stated.speeds(bundle.manifest.components, fitting)
     told = known if asked.device == "cpu" else {}
-    fastest = stated.by_speed(told, fitting)
+    in_float = [c for c in fitting if kind == WITHOUT_VNNI and (c[0], c[1].precision) == ("openvino", "int8")]
+    fastest = stated.by_speed(told, [c for c in fitting if c not in in_float])
     gaining = [] if fastest else stated.gaining(told, fitting, _gaining_on(kind))
-    fitting = fastest or _before_fp32(gaining, fitting)
+    fitting = [*fastest, *in_float] if fastest else _before_fp32(gaining, fitting)
     right = {pair: speed for pair, speed in known.items() if pair not in wrong}
     slow = {**({} if fastest else dict(stated.slower(right))), **wrong}
     name, variant = next((c for c in fitting if (c[0], c[1].precision) not in slow), fitting[0])
     first = "first of the default order" if runtime == "auto" else f"{runtime}'s default precision"
     if fastest or (name, variant) in gaining:
-        first = f"{'the fastest' if fastest else 'faster than fp32'} when it was made"
+        first = f"{'the fastest' if fastest else 'faster than fp32'} when the bundle was made,"
     passed = [why for pair, why in slow.items() if _passed(fitting, pair, (name, variant.precision), pair in wrong)]
     after = f", passing over {'; '.join(passed)}" if passed else ""
+    seldom = kind == WITHOUT_VNNI and variant.precision == "fp32" and any(v.precision == "int8" for _, v in fitting)
+    after = f"{', where int8 is seldom faster' if seldom else ''}{after}"
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
     return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
 
@@ -225,7 +228,8 @@ def candidates(
     order = [*order, *((engine, rare) for rare in RARE_PRECISIONS for engine in engines)]
     if precision != "auto":
         wanted = "fp32" if _stayed_float(bundle, component, precision) else precision
-        order = list(dict.fromkeys((engine, wanted) for engine, _ in order))
+        first = [pair for pair in order if pair[1] == wanted]  # in which this precision is best, if it is known
+        order = list(dict.fromkeys((engine, wanted) for engine, _ in (*first, *order)))
     variants = bundle.component(component).variants
     return [(engine, variant) for engine, wanted in order for variant in stated.readable(engine, wanted, variants)]
 

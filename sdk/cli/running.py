@@ -341,8 +341,8 @@ def _write(work: Work) -> None:
     text = "".join(pieces)
     if work.out is not None:
         work.out.write_text(prompt + text, encoding="utf-8")
-    elif not work.as_json and pieces:
-        click.echo()
+    elif not work.as_json:
+        click.echo("" if pieces else prompt)
     work.answer |= {"prompt": prompt, "text": text}
     speed = f"{len(text) / work.seconds:.0f} characters a second,"
     work.text = f"{len(text)} characters{' → ' + str(work.out) if work.out else ''}, {speed}"

@@ -89,7 +89,8 @@ def test_the_fastest_is_found_and_the_slower_are_let_go(made: type[Made]) -> Non
     assert "measured here" in tuned.choice.why and tuned.rows[0].runtime == "openvino"
     assert rounds_of("litert", "fp32", 2) == 2 and rounds_of("litert", "fp32", 1) == 0
     assert rounds_of("openvino", "int8", 2) >= halving.TOLD_APART
-    assert "as fast" not in tuned.choice.why and edgekit.load("sr-x2").info()["why"] == tuned.choice.why
+    assert "as fast" not in tuned.choice.why
+    assert edgekit.load("sr-x2").info()["why"].startswith(tuned.choice.why)
 
 
 def test_a_drift_does_not_make_those_look_fast_that_dropped_out_early(made: type[Made]) -> None:

@@ -260,7 +260,7 @@ class TestMarkedSpeeds:
         speeds = (speed("openvino", 2.0, 4.0), speed("onnxruntime", 1.0, 4.0), speed("litert", 4.5, 4.0))
         gaining = with_speeds(Bundle.open(bundle.folder), *speeds, precision="int8-dynamic")
         assert named(auto(gaining)) == ("onnxruntime", "int8-dynamic")
-        assert "faster than fp32 when it was made" in auto(gaining).why
+        assert "faster than fp32 when the bundle was made" in auto(gaining).why
         assert named(auto(gaining, "openvino")) == ("openvino", "int8-dynamic")
         assert named(auto(gaining, "litert")) == ("litert", "fp32")
         assert named(auto(gaining, precision="fp32")) == ("openvino", "fp32")
@@ -292,7 +292,8 @@ def test_without_vnni_openvino_runs_fp32_and_the_exact_engines_int8(
     faster = with_speeds(bundle, *(msgspec.structs.replace(row, int8_units=()) for row in rows))
     picked = auto(faster)
     assert (
-        named(picked) == ("litert", "int8") and "faster than fp32 when it was made on x86_64 without VNNI" in picked.why
+        named(picked) == ("litert", "int8")
+        and "faster than fp32 when the bundle was made, on x86_64 without VNNI" in picked.why
     )
     assert named(auto(faster, "onnxruntime")) == ("onnxruntime", "int8")
     assert named(auto(faster, "openvino")) == ("openvino", "fp32")
@@ -316,7 +317,9 @@ def test_without_vnni_int8_that_was_not_measured_there_comes_last(
 def test_of_engines_for_one_precision_the_fastest_by_the_manifest_is_taken(bundle: Bundle) -> None:
     rows = (speed("openvino", 3.0, 9.0), speed("onnxruntime", 2.0, 9.0), speed("litert", 4.0, 3.0))
     picked = auto(with_speeds(bundle, *rows), precision="int8")
-    assert named(picked) == ("onnxruntime", "int8") and picked.why.startswith("the fastest when it was made on x86_64")
+    assert named(picked) == ("onnxruntime", "int8") and picked.why.startswith(
+        "the fastest when the bundle was made, on x86_64"
+    )
     assert named(auto(with_speeds(bundle, *rows[1:]), precision="int8")) == ("openvino", "int8")  # not all are known
     assert named(auto(with_speeds(bundle, *rows), precision="fp32")) == ("litert", "fp32")
     other = speed("onnxruntime", 2.0, 9.0, processor="another")

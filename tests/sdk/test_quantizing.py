@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,14 @@ def photos(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 @pytest.mark.slow
-def test_tells_what_was_made_in_eighty_columns(photos: Path, tmp_path: Path) -> None:
+def test_tells_what_was_made_in_eighty_columns(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.quantization import beside
+
+    monkeypatch.setattr(
+        beside, "BUSY", math.inf
+    )  # there are figures however busy it is, and files that are slower here
     page = tmp_path / "int8.html"
-    asked = ("--calibration", photos, "--validation", photos, "--max-drop", "0.5", "--format", "onnx")
+    asked = ("--calibration", photos, "--validation", photos, "--max-drop", "0.5", "--format", "onnx", "--keep-slower")
     told = quantize("sr-x2", *asked, "--report", page, "-o", tmp_path / "mine")
     assert "target of 0.5 dB PSNR met" in told.output and "speed beside fp32" in told.output
     assert "…" not in told.stdout and max(map(len, told.stdout.splitlines()[:8])) <= 80

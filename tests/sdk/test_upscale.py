@@ -273,7 +273,9 @@ def test_an_unknown_task_lists_those_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_info_says_what_runs_where_and_why(engine: str) -> None:
     info = edgekit.load("sr-x2", engine, precision="int8", threads=1).info()
-    assert (info["name"], info["task"], info["scale"], info["why"]) == ("sr-x2", "upscale", 2, "asked for")
+    assert (info["name"], info["task"], info["scale"]) == ("sr-x2", "upscale", 2)
+    floats = "; without VNNI sums of int8 products would overflow: openvino computes the int8 file in float"
+    assert info["why"] == f"asked for{floats if computed(engine, 'int8') == 'fp32' else ''}"
     placement = info["placement"]
     ran = (placement["runtime"], placement["device"], placement["precision"])
     assert ran == (engine, "cpu", computed(engine, "int8"))
