@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from edgekit.runtimes.openvino_paged import (
     pages_of,
 )
 from edgekit.runtimes.openvino_session import OpenVinoSession, engine
-from edgekit.session import Model, Placement, Session
+from edgekit.session import Model, Session
 from edgekit.tensors import Array
 from edgekit.text import NOWHERE, POSITIONS, SLOTS, TOKENS, Floats, TextReading
 
@@ -38,7 +37,7 @@ class PagedSession(OpenVinoSession):
     """
 
     def __init__(self, compiled: Any, specs: openvino_borders.Specs, model: Model, device: str) -> None:
-        super().__init__(compiled, specs, model, device)
+        super().__init__(compiled, specs, model, device, "; keys and values stay in the engine's pages")
         taken = {port.get_any_name(): port for port in compiled.inputs}
         assert model.memory is not None
         self.memory, self._states = model.memory, model.memory.states
@@ -52,10 +51,6 @@ class PagedSession(OpenVinoSession):
     def reading(self, texts: int) -> TextReading:
         self._refuse_closed()
         return PagedReading(self, texts, self.memory.context)
-
-    def placement(self) -> Placement:
-        told = super().placement()
-        return replace(told, why=f"{told.why}; keys and values stay in the engine's pages")
 
     def _flight(self, room: int) -> Flight:
         return Session._flight(self, room)  # by `run`: the compiled network takes other inputs than the file

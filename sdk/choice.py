@@ -196,8 +196,8 @@ def _by_order(
         first = f"{'the fastest' if fastest else 'faster than fp32'} when the bundle was made,"
     passed = [why for pair, why in slow.items() if _passed(fitting, pair, (name, variant.precision), pair in wrong)]
     after = f", passing over {'; '.join(passed)}" if passed else ""
-    seldom = kind == WITHOUT_VNNI and variant.precision == "fp32" and any(v.precision == "int8" for _, v in fitting)
-    after = f"{', where int8 is seldom faster' if seldom else ''}{after}"
+    if kind == WITHOUT_VNNI and variant.precision == "fp32" and any(v.precision == "int8" for _, v in fitting):
+        after = f", where int8 is seldom faster{after}"
     remedy = f"{asked.why}: `edgekit tune` measures again" if asked.why else "`edgekit tune` measures"
     return replace(asked, runtime=name, variant=variant, why=f"{first} on {kind}{after}: {remedy}")
 
