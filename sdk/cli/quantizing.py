@@ -183,7 +183,7 @@ def _tabulate(bundle: Any, precision: str) -> None:
     engines = dict.fromkeys(s.runtime for _, v in rows for s in v.speed)
     table = new_table("file", "KB", *([*metrics, "drop"] if metrics else ["SNR dB"]), *engines)
     for name, v in dict(rows).items():  # of several sizes the last, which is the largest
-        gains = {s.runtime: f"{s.gain:.2g}×{' slower' if s.slower else ''}" for s in v.speed}
+        gains = {s.runtime: f"{s.gain:.2g}×" + "\nslower" * s.slower for s in v.speed}
         quality = (
             (v.quality.figure, f"{v.quality.drop:+.3g}" if v.precision != "fp32" else "") if v.quality else ("", "")
         )
