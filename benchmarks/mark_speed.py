@@ -15,17 +15,18 @@ import click
 import msgspec
 from rich.console import Console
 
-from edgekit import machine
 from edgekit import manifest as manifests
+from edgekit import registry
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.manifest import Component, Manifest, Precision
+from edgekit.opening import runtime
 
 if TYPE_CHECKING:
     from edgekit.exporters.sources import Source
 
 COMPARED = 8  # inputs that engines are compared on
-UNLIKE = "how alike engines answer stays as it was: without VNNI OpenVINO computes int8 files in float"
+UNLIKE = "how alike engines answer stays as it was: here these compute such files in another precision"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,9 @@ def mark(folder: Path, options: MarkOptions = MarkOptions()) -> list[str]:
         guarded = guard(Bundle(folder, found), precision, guarding)
         lines += [str(row) for row in guarded.rows]
         found = guarded.manifest
-        if precision == "int8" and machine.int8_overflows():
-            lines.append(f"{precision}: {UNLIKE}")
+        engines = [name for name in registry.device_runtimes() if runtime(name).computes(precision) != precision]
+        if engines:
+            lines.append(f"{precision}: {UNLIKE}: {', '.join(engines)}")
             continue
         found = _agreeing(bundle, found, precision, options.inputs)
         for name, component in found.components.items():

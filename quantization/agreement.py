@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekit import machine, registry
+from edgekit import registry
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.exporters.sizing import fitted
@@ -70,7 +70,7 @@ def _files(engine: str, component: Component, precision: str) -> list[Variant]:
     """What an installed engine reads, the smallest sizes first."""
     if engine not in registry.names("runtimes") or not find_runtime(engine).installed():
         return []
-    if (engine, precision) == ("openvino", "int8") and machine.int8_overflows():
+    if find_runtime(engine).computes(precision) != precision:
         return []
     found = readable(engine, precision, component.variants)
     return sorted(found, key=lambda v: int(np.prod(list(v.sizes.values()) or [0])))

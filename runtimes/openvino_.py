@@ -96,10 +96,16 @@ class OpenVinoRuntime(Runtime):
             kind, _, index = name.lower().partition(".")
             title = str(core.get_property(name, "FULL_DEVICE_NAME"))
             capabilities = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
-            precisions = tuple(p.lower() for p in ("FP32", "BF16", "FP16", "INT8") if p in capabilities)
-            rows.append(Device(self.name, f"{kind}:{index}" if index else kind, title, precisions))
+            device = f"{kind}:{index}" if index else kind
+            able = (p.lower() for p in ("FP32", "BF16", "FP16", "INT8") if p in capabilities)
+            precisions = tuple(p for p in able if self.computes(p, device) == p)
+            rows.append(Device(self.name, device, title, precisions))
         there = {row.name.partition(":")[0] for row in rows}
         return rows + [row for kind, row in ABSENT.items() if kind not in there]
+
+    def computes(self, precision: str, device: str = "cpu") -> str:
+        in_float = precision == "int8" and device.partition(":")[0] == "cpu" and int8_overflows()
+        return "fp32" if in_float else precision
 
     def open(self, model: Model, device: str, threads: int | None, options: Any) -> Session:
         forking.used("openvino")
@@ -119,8 +125,10 @@ class OpenVinoRuntime(Runtime):
         }
         if model.precision in ROUNDED_INPUTS and target == "CPU":  # it would round those of all small weights
             settings[GROUP_SIZE] = str(ROUNDED_INPUTS[model.precision])
-        if model.precision == "int8" and target == "CPU" and int8_overflows():
+        in_float = self.computes(model.precision, device) != model.precision
+        if in_float:
             settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
+        besides = IN_FLOAT if in_float else ""
         shelf = Shelf.of(options.cache)
         if model.memory and target == "CPU" and openvino_paged.possible():
             computed = _computed(core, options.inference_precision)
@@ -130,14 +138,14 @@ class OpenVinoRuntime(Runtime):
             told = settings | {"KV_CACHE_PRECISION": "f16" if small else computed}
             with contextlib.suppress(*NOT_PAGED):  # then it is opened as any other network is
                 # Not from the shelf: OpenVINO 2026.4 exports such a network, but does not import it again
-                return PagedSession(*_compiled(core, model, target, told, None, paged=True), model, device)
+                return PagedSession(*_compiled(core, model, target, told, None, paged=True), model, device, besides)
         try:
             compiled, specs = _compiled(core, model, target, settings, shelf)
         except (DeviceUnavailable, TensorError):
             raise
         except Exception as error:  # RuntimeError and others, from C++
             raise EngineError(f"openvino cannot open '{model.path.name}' on {device}: {reason(error)}") from error
-        return OpenVinoSession(compiled, specs, model, device, IN_FLOAT if "LP_TRANSFORMS_MODE" in settings else "")
+        return OpenVinoSession(compiled, specs, model, device, besides)
 
 
 def _computed(core: Any, asked: str) -> str:

@@ -36,8 +36,10 @@ class PagedSession(OpenVinoSession):
     pages: it is there to be checked by a bundle's golden values.
     """
 
-    def __init__(self, compiled: Any, specs: openvino_borders.Specs, model: Model, device: str) -> None:
-        super().__init__(compiled, specs, model, device, "; keys and values stay in the engine's pages")
+    def __init__(
+        self, compiled: Any, specs: openvino_borders.Specs, model: Model, device: str, besides: str = ""
+    ) -> None:
+        super().__init__(compiled, specs, model, device, f"; keys and values stay in the engine's pages{besides}")
         taken = {port.get_any_name(): port for port in compiled.inputs}
         assert model.memory is not None
         self.memory, self._states = model.memory, model.memory.states

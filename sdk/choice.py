@@ -184,7 +184,7 @@ def _by_order(
     kind = _kind(bundle, asked.device)
     known = stated.speeds(bundle.manifest.components, fitting)
     told = known if asked.device == "cpu" else {}
-    in_float = [c for c in fitting if kind == WITHOUT_VNNI and (c[0], c[1].precision) == ("openvino", "int8")]
+    in_float = [c for c in fitting if _runtime(c[0]).computes(c[1].precision, asked.device) != c[1].precision]
     fastest = stated.by_speed(told, [c for c in fitting if c not in in_float])
     gaining = [] if fastest else stated.gaining(told, fitting, _gaining_on(kind))
     fitting = [*fastest, *in_float] if fastest else _before_fp32(gaining, fitting)

@@ -382,6 +382,10 @@ class Runtime(ABC):
             NotInstalled, DeviceUnavailable, EngineError.
         """
 
+    def computes(self, precision: str, device: str = "cpu") -> str:
+        """The precision that files of this one are computed in here, another where the processor would err in it."""
+        return precision
+
     def installed(self) -> bool:
         """Whether the engine's package is there and can be imported."""
         return not self.problem()

@@ -43,11 +43,9 @@ def same_weights() -> None:
 @pytest.fixture
 def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `auto` takes is that of a processor with int8 dot products, whatever this one has."""
-    from edgekit import choice, stated
+    from edgekit import machine, stated
 
-    monkeypatch.setattr(choice, "int8_overflows", lambda: False)
-    monkeypatch.setattr(stated, "computes_int8_like", lambda units: units is None or bool(units))
-    monkeypatch.setattr(stated, "told_int8_units", lambda: ("AVX512-VNNI",))
+    monkeypatch.setattr(machine, "int8_units", lambda root=None: ("AVX512-VNNI",))
     monkeypatch.setattr(stated, "processor", lambda: "a processor that no manifest knows")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sdk.doubles import computed
 
 from edgekit.bundle import Bundle
 from edgekit.errors import ImageError, QuantizationError
@@ -18,6 +17,7 @@ from edgekit.exporters import ExportOptions, export
 from edgekit.images import write_image
 from edgekit.manifest import Task
 from edgekit.opening import open_session
+from edgekit.opening import runtime as find_runtime
 from edgekit.quantization import Metric, Quantized, QuantizeOptions
 from edgekit.quantization import quantize as quantize_and_time
 from edgekit.quantization.calibration import from_photos
@@ -79,7 +79,7 @@ def test_adds_int8_to_every_format_and_engines_agree(bundle: Bundle, calibration
     outputs = {}
     for runtime in ("onnxruntime", "openvino", "litert"):
         with open_session(result.bundle, runtime, precision="int8", sizes=BUCKET) as session:
-            assert session.placement().precision == computed(runtime, "int8")
+            assert session.placement().precision == find_runtime(runtime).computes("int8")
             image = calibration[1][0][:, :, :32, :32]
             component = result.bundle.component()
             outputs[runtime] = answers(session, [image], component.inputs, component.outputs)

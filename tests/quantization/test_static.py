@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sdk.doubles import computed
 from torch import Tensor, nn
 
 from edgekit import bundle as bundles
@@ -21,6 +20,7 @@ from edgekit.errors import QuantizationError
 from edgekit.exporters.sources import Source, from_module
 from edgekit.exporters.writing import ExportOptions
 from edgekit.manifest import Component, Manifest
+from edgekit.opening import runtime as find_runtime
 from edgekit.quantization.agreement import agreements
 from edgekit.quantization.pt2e import calibrated, layer_names, quantize_source
 from edgekit.quantization.schemes.operators import found
@@ -113,7 +113,7 @@ def test_layers_are_told_with_ranges_and_reasons(source: Source, calibration: In
 
 def test_all_engines_compute_the_same_steps(small: Bundle, calibration: Inputs) -> None:
     pairs = agreements(small, "model", "int8", calibration)
-    engines = [e for e in ("onnxruntime", "openvino", "litert") if computed(e, "int8") == "int8"]
+    engines = [e for e in ("onnxruntime", "openvino", "litert") if find_runtime(e).computes("int8") == "int8"]
     assert [p.engines for p in pairs] == list(itertools.combinations(engines, 2))
     assert all(p.snr_db > 40 or (p.snr_db > 30 and p.note) for p in pairs), pairs
 

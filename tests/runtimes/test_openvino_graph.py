@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 import pytest
 
+import edgekit
+from edgekit import machine
 from edgekit.opening import open_session
 from edgekit.runtimes.openvino_ import OpenVinoOptions, OpenVinoRuntime
 from edgekit.runtimes.openvino_graph import Product, precision
@@ -34,6 +36,20 @@ def test_what_it_adds_is_counted() -> None:
         placement = session.placement()
     assert placement.inserted and sum(placement.inserted.values()) < sum(placement.operators.values())
     assert all(name.split()[0] in ("Reorder", "Convert", "Transpose") for name in placement.inserted)
+
+
+@pytest.mark.skipif(
+    machine.architecture() != "x86_64", reason="other processors' sums of int8 products do not overflow"
+)
+@pytest.mark.parametrize("name", ["sr-x2", "shakespeare-gpt"])
+def test_without_vnni_int8_is_computed_in_float_and_said_to_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "int8_units", lambda root=None: ())
+    engine = OpenVinoRuntime()
+    assert engine.computes("int8") == "fp32" and engine.computes("int8", "gpu:1") == "int8"
+    assert all("int8" not in row.precisions for row in engine.devices() if row.name == "cpu")
+    info = edgekit.load(name, "openvino", precision="int8", check=False).info()
+    assert info["placement"]["precision"] == "fp32" and "openvino computes the int8 file in float" in info["why"]
+    assert ("pages" in info["why"]) == (name == "shakespeare-gpt")
 
 
 def test_its_own_habit_is_told_where_it_is_asked_for() -> None:

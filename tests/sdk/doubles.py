@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit import machine
 from edgekit.bundle import MANIFEST, Bundle, file_entry, golden_sample, staged, write
 from edgekit.manifest import Component, Golden, Manifest, Task, Variant
 from edgekit.runtimes.reference import Function
@@ -41,11 +40,6 @@ def write_double(folder: Path, function: Function = DOUBLING, task: str | None =
         described = Task(task, dict(UPSCALE)) if task else None
         write(stage, Manifest(name="double", task=described, components={"model": component}))
     return Bundle.open(folder)
-
-
-def computed(engine: str, precision: str) -> str:
-    """What an engine computes a file in here: OpenVINO runs int8 in float where sums of its products would overflow."""
-    return "fp32" if (engine, precision) == ("openvino", "int8") and machine.int8_overflows() else precision
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

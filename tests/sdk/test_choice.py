@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from sdk.doubles import edit_manifest
 
-from edgekit import choice, profile, stated
+from edgekit import choice, machine, profile, stated
 from edgekit.bundle import Bundle, find
 from edgekit.choice import Choice
 from edgekit.errors import DeviceUnavailable, InputError
@@ -196,9 +196,7 @@ VNNI = ("AVX512-VNNI",)
 
 
 def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "int8_overflows", lambda: True)
-    monkeypatch.setattr(stated, "computes_int8_like", lambda units: units == ())
-    monkeypatch.setattr(stated, "told_int8_units", tuple)
+    monkeypatch.setattr(machine, "int8_units", lambda root=None: ())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from sdk.doubles import computed
+from edgekit.opening import runtime as find_runtime
 
 HOST = ("torch", "torchao", "onnx", "nncf", "litert_torch", "jax")
 ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "litert": "ai_edge_litert"}
@@ -30,6 +30,7 @@ warnings.simplefilter("error", RuntimeWarning)
 import numpy as np
 
 import edgekit
+from edgekit.opening import runtime as find_runtime
 from edgekit.bundle import Bundle, shipped
 from edgekit.stated import readable
 from edgekit.verify import verify
@@ -70,7 +71,7 @@ def test_every_shipped_bundle_runs_on_every_engine_without_the_hosts_packages() 
 
     found = answer(BLOCKED)
     ran = {tuple(row[:3]) for row in found["ran"]}
-    always = {(e, computed(e, "int8")) for e in ENGINES} | {("onnxruntime", "fp32"), ("openvino", "fp32")}
+    always = {(e, find_runtime(e).computes("int8")) for e in ENGINES} | {("onnxruntime", "fp32"), ("openvino", "fp32")}
     assert ran >= {(name, *form) for name in shipped() for form in always}
     assert all(right for *_, right in found["ran"])
     assert found["loaded"] == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdk.doubles import INPUT, OUTPUT, computed, write_double
+from sdk.doubles import INPUT, OUTPUT, write_double
 
 import edgekit
 from edgekit.bundle import Bundle, find
@@ -27,6 +27,7 @@ from edgekit.errors import (
 )
 from edgekit.exporters.formats.openvino_ import from_onnx
 from edgekit.opening import open_session
+from edgekit.opening import runtime as find_runtime
 from edgekit.runtimes.litert import LiteRtOptions
 from edgekit.runtimes.openvino_ import OpenVinoOptions
 from edgekit.runtimes.reference import Function
@@ -110,7 +111,11 @@ def test_auto_says_what_it_chose_and_why() -> None:
 def test_what_is_asked_for_is_what_runs(engine: str, precision: str) -> None:
     with open_session("sr-x2", engine, precision=precision, threads=1) as session:
         placement = session.placement()
-    assert (placement.runtime, placement.device, placement.precision) == (engine, "cpu", computed(engine, precision))
+    assert (placement.runtime, placement.device, placement.precision) == (
+        engine,
+        "cpu",
+        find_runtime(engine).computes(precision),
+    )
     assert sum(placement.operators.values()) > 0
 
 

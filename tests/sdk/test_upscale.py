@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdk.doubles import computed, edit_manifest, write_double
+from sdk.doubles import edit_manifest, write_double
 
 import edgekit
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgekitError, ImageError, InputError, ManifestError, SessionClosed
 from edgekit.images import psnr_y, resize_bicubic
+from edgekit.opening import runtime as find_runtime
 from edgekit.tasks.upscale import Upscaler
 
 ENGINES = ("onnxruntime", "openvino", "litert")
@@ -275,10 +276,10 @@ def test_info_says_what_runs_where_and_why(engine: str) -> None:
     info = edgekit.load("sr-x2", engine, precision="int8", threads=1).info()
     assert (info["name"], info["task"], info["scale"]) == ("sr-x2", "upscale", 2)
     floats = "; without VNNI sums of int8 products would overflow: openvino computes the int8 file in float"
-    assert info["why"] == f"asked for{floats if computed(engine, 'int8') == 'fp32' else ''}"
+    assert info["why"] == f"asked for{floats if find_runtime(engine).computes('int8') == 'fp32' else ''}"
     placement = info["placement"]
     ran = (placement["runtime"], placement["device"], placement["precision"])
-    assert ran == (engine, "cpu", computed(engine, "int8"))
+    assert ran == (engine, "cpu", find_runtime(engine).computes("int8"))
     sizes = [v.sizes for v in Bundle.open("sr-x2").component().variants if v.sizes and v.precision == "int8"]
     fixed = [[s["height"], s["width"]] for s in sizes]
     assert info["tile_sizes"] == (fixed if engine == "litert" else "any up to 512")
