@@ -10,6 +10,7 @@ from typing import Any
 from edgekit import bundle as bundles
 from edgekit import manifest as manifests
 from edgekit import registry
+from edgekit.asking import require_model_file
 from edgekit.bundle import Bundle
 from edgekit.compiled import nothing_kept
 from edgekit.exporters import measured
@@ -49,6 +50,7 @@ def export(
         ExportError: a format failed. The bundle with the other formats is written first, if there are any.
         InputError: it is nothing that can be exported, or does not run on the example inputs.
     """
+    require_model_file(source)
     task = Task(options.task) if isinstance(options.task, str) else options.task
     if isinstance(options.formats, str):
         options = replace(options, formats=(options.formats,))

@@ -1,4 +1,4 @@
-"""What `open_session` and `load` are asked: kinds and bounds of what was passed, looked at before any engine is."""
+"""What `open_session`, `load` and `export` are asked: kinds and bounds of what was passed, looked at before any engine is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgekit.isolation.request import Isolation
 DEVICE = re.compile(r"[a-z]+(:[0-9]{1,3})?")
 LONGEST = 4096  # characters of a path, which no system exceeds
 MOST_THREADS = 1024
+MODEL_FILES = (".pt", ".pth", ".pt2", ".ckpt", ".safetensors", ".bin", ".onnx", ".tflite", ".xml")
 
 
 def require_source(source: object) -> None:
@@ -27,6 +28,12 @@ def require_source(source: object) -> None:
     text = str(source) if isinstance(source, (str, Path)) else "-"
     if not text or len(os.fsencode(text)) > LONGEST or "\0" in text:
         raise BundleNotFound(f"got {text[:40]!r} ({len(text)} characters): expected a bundle's folder, .zip or name")
+
+
+def require_model_file(source: object) -> None:
+    """Raises: InputError: the name of a file of a model, and there is none."""
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() in MODEL_FILES and not Path(source).exists():
+        raise InputError(f"there is no file '{source}': expected the path of a model")
 
 
 def require_engine(runtime: object, device: object, precision: object, threads: object) -> None:

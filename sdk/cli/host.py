@@ -10,6 +10,7 @@ import click
 import msgspec
 
 import edgekit
+from edgekit import asking
 from edgekit.cli.show import (
     command,
     conditions,
@@ -72,6 +73,7 @@ def export(
 
     A format that fails is named with its cause; the others are written, and the exit code is 1.
     """
+    asking.require_model_file(source)
     from edgekit.cli import described
     from edgekit.exporters import ExportOptions
     from edgekit.manifest import Task

@@ -288,7 +288,7 @@ def test_rubbish_named_pt2(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt2").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.pt2"):
         edgekit.export(tmp_path / "x.pt2", tmp_path / "b", options=ONNX)
-    with pytest.raises(InputError, match="no file at"):
+    with pytest.raises(InputError, match="there is no file"):
         edgekit.export(tmp_path / "none.pt2", tmp_path / "b", options=ONNX)
 
 

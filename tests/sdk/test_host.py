@@ -134,6 +134,14 @@ def test_what_does_not_fit_is_refused(nets: str, arguments: list[str], message: 
     assert not Path("doubler").exists()
 
 
+@pytest.mark.parametrize("name", ["nothing.pth", "nothing.pt2", "nothing.onnx", "a/nothing.safetensors"])
+def test_a_file_that_is_not_there_is_named(nets: str, tmp_path: Path, name: str) -> None:
+    message = f"there is no file '{name}': expected the path of a model"
+    assert message in export(name, code=2).stderr
+    with pytest.raises(InputError, match=message):
+        edgekit.export(name, tmp_path / "nothing")
+
+
 def quantize(*arguments: str | Path, code: int = 0) -> Result:
     result = CliRunner().invoke(main, ["quantize", "--no-timing", *(str(a) for a in arguments)])
     assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
