@@ -3,6 +3,7 @@
 # make test-pi  the aarch64 wheels on an emulated Raspberry Pi 4 and 5 (fetches about 250 MB once)
 # make test-devices  GPUs and NPUs in software and in simulators (fetches about 240 MB once)
 PYTHON ?= python3
+WORKERS ?= 2  # processes that `make test` runs files of tests in
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -15,7 +16,7 @@ run: $(VENV)/.run
 	@$(BIN)/python -m edgekit.demos.upscale_photo $(if $(PHOTO),"$(PHOTO)")
 
 test: $(VENV)/.dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Debian's arm64 Python, qemu and aarch64 wheels lie in the user's cache afterwards; RECORD=1 writes docs/raspberry-pi.json anew.
 test-pi: $(VENV)/.dev
