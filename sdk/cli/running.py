@@ -317,7 +317,8 @@ def _arranged(pictures: list[Any]) -> Any:
 
 def _write(work: Work) -> None:
     """Write on from a prompt, character by character as they come; Ctrl-C keeps what there is."""
-    if work.bundle.manifest.task.settings.get("view") == "abc" and work.out is not None:
+    tunes = work.bundle.manifest.task.settings.get("view") == "abc"
+    if tunes and work.out is not None:
         _compose(work)
         return
     if work.out is not None:
@@ -332,7 +333,7 @@ def _write(work: Work) -> None:
         work.options["stop"] = [_unescaped(string) for string in work.options["stop"]]
     with work.open() as write, work.timed():
         try:
-            for piece in write.stream(prompt, **({"max_tokens": 400} | work.options)):
+            for piece in write.stream(prompt, **({"max_tokens": 3_000 if tunes else 400} | work.options)):
                 if not work.as_json and work.out is None:
                     click.echo(piece if pieces else prompt + piece, nl=False)
                 pieces.append(piece)

@@ -72,6 +72,12 @@ def test_stylizes_a_video(photo: np.ndarray, tmp_path: Path) -> None:
         assert answer["frames"] == 4 == len(list(reader))
 
 
+def test_a_tune_on_the_screen_is_whole() -> None:
+    for seed in range(1, 6):  # of which most have more than 400 characters
+        tune = run("run", "folk-gru", "--seed", str(seed)).stdout
+        assert tune.rstrip().endswith(("|", ":|", "|]"))
+
+
 @pytest.mark.parametrize("name", WRITING)
 def test_streams_text(name: str) -> None:
     result = run("run", name, "ROMEO:\n", "--max-tokens", "40", "--seed", "1")
