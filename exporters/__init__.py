@@ -16,7 +16,7 @@ from edgekit.compiled import nothing_kept
 from edgekit.exporters import measured
 from edgekit.exporters.readers import model_files
 from edgekit.exporters.readers.reading import Asked, read
-from edgekit.exporters.sources import Source, from_module
+from edgekit.exporters.sources import Source, from_module, leaving_modes
 from edgekit.exporters.writing import ALIASES, FORMATS, ExportOptions, check_buckets, write
 from edgekit.manifest import Task
 from edgekit.tensors import Array
@@ -25,12 +25,13 @@ TILED = ("upscale", "stylize")  # tasks that cut large images into tiles, so tha
 
 
 @nothing_kept()
+@leaving_modes
 def export(
     source: Any,
     out: str | Path,
     example_inputs: Sequence[Array] = (),
     *,
-    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dynamic: Mapping[str, Mapping[int, Any]] | None = None,
     weights: str | Path | None = None,
     options: ExportOptions = ExportOptions(),
 ) -> Bundle:
@@ -43,7 +44,8 @@ def export(
             or hub name of a Hugging Face language model or a diffusers pipeline. See docs/export.md.
         out: the folder, named as the bundle; what lies there is replaced in one step when all is done.
         example_inputs: arrays in the order of `forward`, for a module.
-        dynamic: free dimensions of a module's inputs, {"image": {2: "height", 3: "width"}}.
+        dynamic: free dimensions of a module's inputs, {"image": {2: "height", 3: "width"}}, or with bounds,
+            {"tokens": {1: torch.export.Dim("length", max=128)}}.
         weights: a file that fills the module: safetensors, or a state dict that loads with `weights_only=True`.
 
     Raises:

@@ -81,13 +81,19 @@ def parameters_for(module: nn.Module, count: int, names: Sequence[str]) -> list[
     """The parameters of forward that take the examples: those that `names` names, else the first ones in order.
 
     Raises:
-        InputError: forward takes fewer.
+        InputError: forward takes fewer, or names of its own stand at other places beside names that it has not.
     """
     parameters = inspect.signature(module.forward).parameters.values()
     kinds = inspect.Parameter
     single = [p.name for p in parameters if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
     if names and set(names) <= set(single):
         return list(names)
+    if count <= len(single) and (moved := [n for i, n in enumerate(names) if n in single and single[i] != n]):
+        raise InputError(
+            f"got the input names {', '.join(names)} for {type(module).__name__}, whose forward takes "
+            f"{', '.join(single)}: '{moved[0]}' would be given as '{single[list(names).index(moved[0])]}'; name all by "
+            "forward's parameters, or none"
+        )
     if count > len(single):
         if not any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
             raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,12 +16,39 @@ from torch._dynamo.exc import UserError
 
 from edgekit.errors import ExportError
 from edgekit.exporters.proof.places import Place
-from edgekit.exporters.sources import Source
+from edgekit.exporters.sources import LONGEST, Source
 from edgekit.manifest import Precision
 from edgekit.tensors import Array, TensorSpec
 
 TIMEOUT_S = 900.0
-MULTIPLE = re.compile(r"^\s*(\w+) = (\d+)\*_\w+", re.MULTILINE)  # torch.export's suggestion: height = 4*_height
+# What torch.export suggests: "height = 4*_height", "length = Dim('length', max=128)"
+MULTIPLE = re.compile(r"^\s*(\w+) = (\d+)\*_\w+", re.MULTILINE)
+BOUNDED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Free:
+    """The sizes that a free dimension is traced for: multiples of a factor, from the smallest to the largest."""
+
+    low: int
+    high: int
+    factor: int = 1
+
+    def told(self, name: str) -> Any:
+        """As torch.export is told of it."""
+        if self.factor == 1:
+            return torch.export.Dim(name, min=self.low, max=self.high)
+        return self.factor * torch.export.Dim(f"_{name}", min=-(-self.low // self.factor), max=self.high // self.factor)
+
+    def suggested(self, name: str, error: str) -> Free:
+        """As the network has it, by what torch.export suggests: sizes that it halves twice, say, are multiples of 4."""
+        factor = next((int(n) for found, n in MULTIPLE.findall(error) if found == name), self.factor)
+        low, high = self.low, self.high
+        for found, least, most in BOUNDED.findall(error):
+            if found in (name, f"_{name}"):
+                times = factor if found != name else 1
+                low, high = max(low, int(least or 0) * times), min(high, int(most or high) * times)
+        return Free(low, high, factor)
 
 
 @dataclass(frozen=True)
@@ -66,38 +93,46 @@ class Graph:
 
     def _captured(self, sizes: Mapping[str, int]) -> torch.export.ExportedProgram:
         names = {d for s in self.inputs for d in s.shape if isinstance(d, str) and d not in sizes}
-        factors = dict.fromkeys(names, 1)
+        free = {name: Free(*self._bounds(name)) for name in names}
         while True:
             try:
-                return torch.export.export(self.module, self._tensors(sizes), dynamic_shapes=self._nested(factors))
+                tensors = self._tensors({**self._traced(names), **sizes})
+                return torch.export.export(self.module, tensors, dynamic_shapes=self._nested(free))
             except UserError as error:
-                wanted = {name: int(n) for name, n in MULTIPLE.findall(str(error)) if name in names}
-                if all(factors[name] == n for name, n in wanted.items()):
+                asked = {name: dimension.suggested(name, str(error)) for name, dimension in free.items()}
+                if asked == free:
                     raise
-                factors |= wanted  # sizes that the network can halve twice, say, are multiples of 4
+                for name in (n for n in names if asked[n].high < free[n].high):
+                    self.progress(f"{name} is at most {asked[name].high} in this network …")
+                free = asked
+
+    def _traced(self, names: Iterable[str]) -> dict[str, int]:
+        """Sizes to trace free dimensions with, where the probes' are too small: of 1 torch.export makes a constant."""
+        first = self.source.first_sizes
+        return {n: low for n in names if first[n] < (low := max(2, self._bounds(n)[0]))}
+
+    def _bounds(self, name: str) -> tuple[int, int]:
+        """The smallest and the largest size that a free dimension is traced for."""
+        sides = {d for s in self.inputs for letter, d in zip(s.layout or "", s.shape, strict=False) if letter in "HW"}
+        return self.source.bounds.get(name, (8 if name in sides else 2, LONGEST))
 
     def _tensors(self, sizes: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
         return tuple(torch.from_numpy(a.copy()) for a in self.example(sizes))
 
-    def _nested(self, factors: Mapping[str, int]) -> tuple[Any, ...] | None:
+    def _nested(self, free: Mapping[str, Free]) -> tuple[Any, ...] | None:
         """Those of `_dims`, with what `*args` of forward collects as one tuple."""
-        dims = self._dims(factors)
+        dims = self._dims(free)
         kinds = [p.kind for p in inspect.signature(self.module.forward).parameters.values()]
         if dims is None or inspect.Parameter.VAR_POSITIONAL not in kinds:
             return dims
         rest = kinds.index(inspect.Parameter.VAR_POSITIONAL)
         return (*dims[:rest], dims[rest:])
 
-    def _dims(self, factors: Mapping[str, int]) -> tuple[dict[int, Any], ...] | None:
-        """What torch.export is told of the free dimensions, each a multiple of its factor."""
-        if not factors:
+    def _dims(self, free: Mapping[str, Free]) -> tuple[dict[int, Any], ...] | None:
+        """What torch.export is told of the free dimensions, by input and axis."""
+        if not free:
             return None
-        sides = {d for s in self.inputs if s.layout for d in s.shape}
-        dims = {}
-        for name, factor in factors.items():
-            low, high = self.source.bounds.get(name, (8 if name in sides else 2, 2**15))
-            whole = torch.export.Dim(name if factor == 1 else f"_{name}", min=-(-low // factor), max=high // factor)
-            dims[name] = whole if factor == 1 else factor * whole
+        dims = {name: dimension.told(name) for name, dimension in free.items()}
         return tuple(
             {axis: dims[d] for axis, d in enumerate(spec.shape) if isinstance(d, str) and d in dims}
             for spec in self.inputs

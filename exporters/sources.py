@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ from edgekit.exporters.sizing import fitted, sized
 from edgekit.runtimes.torch_ import TorchSession, load_module
 from edgekit.tensors import Array, TensorSpec, dtype_named
 
+P = ParamSpec("P")
+R = TypeVar("R")
+LONGEST = 2**15  # of a free dimension that has no bounds
 FACTORY = "package.module:factory or file.py:factory"
 
 
@@ -75,11 +80,31 @@ class Source:
         return [tuple(fitted(a, *spec) for a, spec in zip(probe, specs, strict=True)) for probe in self.probes]
 
 
+def leaving_modes(function: Callable[P, R]) -> Callable[P, R]:
+    """After the call the modules that it got as `source` train or evaluate as they did before."""
+
+    @functools.wraps(function)
+    def called_so(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments.get("source")
+        whole = [
+            s.module if isinstance(s, Source) else s
+            for s in (given.values() if isinstance(given, Mapping) else [given])
+        ]
+        before = [(m, m.training) for module in whole if isinstance(module, nn.Module) for m in module.modules()]
+        try:
+            return function(*args, **kwargs)
+        finally:
+            for module, training in before:
+                module.training = training
+
+    return called_so
+
+
 def from_module(
     module: nn.Module,
     example_inputs: Sequence[Array | torch.Tensor] | Mapping[str, Array | torch.Tensor],
     names: Sequence[str] = (),
-    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dynamic: Mapping[str, Mapping[int, Any]] | None = None,
 ) -> Source:
     """Describe a module by running it on its example inputs, and at other sizes where dimensions are free.
 
@@ -89,7 +114,8 @@ def from_module(
             out keep their defaults. Floats become float32.
         names: of the inputs: parameters of `forward`, in any order, or names of your own for the first ones.
             "image" for a single 4-D one, else those of the parameters, where left out.
-        dynamic: free dimensions by input and axis, for example {"image": {2: "height", 3: "width"}}.
+        dynamic: free dimensions by input and axis, for example {"image": {2: "height", 3: "width"}}; a
+            torch.export.Dim in the place of a name has bounds, {"tokens": {1: Dim("length", max=128)}}.
 
     Returns:
         Outputs are named after keys and fields ("logits"), or "output", "output0", …; numbers and None among them
@@ -115,7 +141,7 @@ def from_module(
     parameters = parameters_for(wide, len(arrays), names)
     single = len(arrays) == 1 and arrays[0].ndim == 4
     names = list(names) or (["image"] if single else parameters)
-    free = dynamic or {}
+    free, bounds = _named_dimensions(dynamic or {})
     if len(names) != len(arrays) or not set(free) <= set(names):
         raise InputError(f"got names {list(names)} and free dimensions of {sorted(free)} for {len(arrays)} inputs")
     for name, array in zip(names, arrays, strict=True):
@@ -130,7 +156,31 @@ def from_module(
         outputs = sized(described, inputs, outputs, arrays)
     random = np.random.default_rng(0)
     probes = [tuple(arrays), *(tuple(shuffled(a, random) for a in arrays) for _ in range(2))]
-    return Source(described, inputs, outputs, tuple(probes), notes=tuple(notes))
+    return Source(described, inputs, outputs, tuple(probes), bounds=bounds, notes=tuple(notes))
+
+
+def _named_dimensions(
+    dynamic: Mapping[str, Mapping[int, Any]],
+) -> tuple[dict[str, dict[int, str]], dict[str, tuple[int, int]]]:
+    """Free dimensions by input and axis as names, and the bounds of those that were given as torch.export.Dim.
+
+    Raises:
+        InputError: neither a name nor a Dim with one.
+    """
+    names: dict[str, dict[int, str]] = {}
+    bounds: dict[str, tuple[int, int]] = {}
+    for owner, axes in dynamic.items():
+        for axis, given in axes.items():
+            name = given if isinstance(given, str) else getattr(given, "__name__", "")
+            if not isinstance(name, str) or not name.isidentifier():
+                raise InputError(
+                    f"got {given!r} for axis {axis} of '{owner}': expected the name of a free dimension, such as "
+                    f"'height', or torch.export.Dim('height', min=…, max=…)"
+                )
+            names.setdefault(owner, {})[axis] = name
+            if isinstance(given, torch.export.Dim) and (given.min > 2 or given.max < LONGEST):
+                bounds[name] = (max(2, int(given.min)), int(min(LONGEST, given.max)))
+    return names, bounds
 
 
 def _array(example: object, index: int) -> Array:

@@ -11,20 +11,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch import nn
 
 from edgekit import bundle as bundles
 from edgekit import guard, registry
 from edgekit.bundle import Bundle
 from edgekit.compiled import nothing_kept
 from edgekit.errors import QuantizationError
-from edgekit.exporters.sources import Source, from_bundle
+from edgekit.exporters.sources import Source, from_bundle, leaving_modes
 from edgekit.exporters.writing import ExportOptions, joined
 from edgekit.manifest import Precision
 from edgekit.quantization.calibration import checked, float_precision, named
 from edgekit.quantization.metrics.chosen import metric_of
 from edgekit.quantization.metrics.metric import Metric
-from edgekit.quantization.networks import carries_network, require_same
+from edgekit.quantization.networks import again, carries_network, described, require_same
 from edgekit.quantization.schemes.scheme import Calibration, Layer, Scheme
 from edgekit.quantization.search import Attempt, Limits, Plan, best, search
 from edgekit.quantization.trial import Trials, Work
@@ -82,6 +84,7 @@ class Quantized:
 
 
 @nothing_kept()
+@leaving_modes
 def quantize(
     bundle: str | Path | Bundle,
     calibration: str | Path | Calibration | Mapping[str, Calibration] | None = None,
@@ -89,7 +92,7 @@ def quantize(
     *,
     validation: str | Path | None = None,
     max_drop: float | None = None,
-    source: Source | Mapping[str, Source] | None = None,
+    source: str | Path | nn.Module | Source | Mapping[str, nn.Module | Source] | None = None,
     out: str | Path | None = None,
     options: QuantizeOptions = QuantizeOptions(),
 ) -> Quantized:
@@ -105,15 +108,15 @@ def quantize(
         validation: photos, a text or arrays to measure on, apart from the calibration's.
         max_drop: the most that a variant may lose, in the metric's unit. While it loses more, the layers that err most
             are returned to float.
-        source: the PyTorch module, where the bundle does not carry a zoo network's weights; by component where there
-            are several. Without one, int8 is made from the converted files by their formats' own tools.
+        source: the PyTorch module that was exported, or what names it ("file.py:factory"), where the bundle does not
+            carry a zoo network's weights; by component where there are several. Without one, int8 is made from the converted files by their formats' own tools.
         out: the folder to write; None puts the bundle with its new files in its own place.
 
     Returns:
         The best that was found. `met` is False where the drop stayed above `max_drop`: it is kept all the same.
 
     Raises:
-        BundleError. QuantizationError: no calibration data, nothing to quantize, or no file that is worth keeping.
+        BundleError. InputError: a `source` that is no module, or of other components. QuantizationError: no calibration data, nothing to quantize, or no file that is worth keeping.
         ExportError: a format could not be written; what could is, and is the error's `bundle`.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -227,11 +230,11 @@ def _metric(bundle: Bundle, metric: str | Metric | None, validation: str | Path 
     return metric_of(metric or "auto", bundle, None if validation is None else Path(validation))
 
 
-def _sources(bundle: Bundle, given: Source | Mapping[str, Source] | None) -> dict[str, Source | None]:
+def _sources(bundle: Bundle, given: Any) -> dict[str, Source | None]:
     """The PyTorch network of each component, None where the bundle carries none."""
     names = tuple(bundle.manifest.components)
     if given is not None:
-        found = _by_component(given, names, "source")
+        found = again(bundle, str(given)) if isinstance(given, (str, Path)) else described(bundle, given)
         require_same(bundle, found)
         return dict(found)
     return {name: from_bundle(bundle, name) if carries_network(bundle, name) else None for name in names}

@@ -12,7 +12,7 @@ from edgekit.bundle import Bundle, golden_sample
 from edgekit.errors import EdgekitError, InputError, QuantizationError
 from edgekit.exporters.readers.model_files import is_model_file
 from edgekit.exporters.readers.reading import Asked, Normalized, read
-from edgekit.exporters.sources import Source, called, filled
+from edgekit.exporters.sources import Source, called, filled, from_module
 from edgekit.verify import compare
 
 SAME_DB = 40.0  # golden values lie in float16, and PyTorch computes the same on every machine to 100 dB
@@ -34,12 +34,23 @@ def again(bundle: Bundle, reference: str, weights: Path | None = None) -> dict[s
         )
     if ":" not in reference:
         return dict(read(reference, _asked(bundle, weights)).sources)
-    made = called(reference)
+    return described(bundle, called(reference), weights, f"'{reference}' gives")
+
+
+def described(bundle: Bundle, made: Any, weights: Path | None = None, giving: str = "got") -> dict[str, Source]:
+    """A module, or several by component, described as the bundle describes them; a Source stays what it is.
+
+    Raises:
+        InputError: neither, or of other components. QuantizationError: it does not take the inputs, or gives other outputs.
+    """
     modules = made if isinstance(made, Mapping) else {bundle.main: made}
     if set(modules) != set(bundle.manifest.components):
         have = ", ".join(bundle.manifest.components)
-        raise InputError(f"'{reference}' gives {', '.join(modules)}: {bundle.name} has the components {have}")
-    return {name: _described(bundle, name, module, weights) for name, module in modules.items()}
+        raise InputError(f"{giving} {', '.join(map(str, modules))}: {bundle.name} has the components {have}")
+    return {
+        name: module if isinstance(module, Source) else _described(bundle, name, module, weights)
+        for name, module in modules.items()
+    }
 
 
 def require_same(bundle: Bundle, sources: Mapping[str, Source]) -> None:
@@ -88,5 +99,15 @@ def _described(bundle: Bundle, name: str, module: Any, weights: Path | None) -> 
     if normalised:
         module = Normalized(module, normalised["mean"], normalised["std"])
     component, golden = bundle.component(name), bundle.golden(name)
-    probes = (tuple(golden[spec.name] for spec in component.inputs),)
-    return Source(module.eval(), component.inputs, component.outputs, probes)
+    probe = tuple(golden[spec.name] for spec in component.inputs)
+    try:
+        found = from_module(module, probe, [spec.name for spec in component.inputs])
+    except InputError as error:
+        raise QuantizationError(f"the network given for '{name}' does not take the bundle's inputs: {error}") from error
+    if len(found.outputs) != len(component.outputs):
+        have = ", ".join(spec.name for spec in found.outputs)
+        raise QuantizationError(
+            f"the network given for '{name}' gives {have}: {bundle.name} has "
+            f"{', '.join(spec.name for spec in component.outputs)}; is it what was exported?"
+        )
+    return Source(found.module, component.inputs, component.outputs, (probe,), notes=found.notes)

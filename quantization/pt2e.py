@@ -181,7 +181,7 @@ class Calibrated:
         where that is exact.
         """
         with quiet():
-            return rewrite(prepare_pt2e(self._program.module(), Int8Quantizer(lambda layer: False)))
+            return rewrite(prepare_pt2e(self._program.module(check_guards=False), Int8Quantizer(lambda layer: False)))
 
     def range_of(self, node: fx.Node) -> Range:
         """The steps that stand for what a node gives: those of the node that computed it, where it arranges values."""
@@ -237,7 +237,7 @@ def refuse_unmatched(patterns: Sequence[str], names: Sequence[str]) -> None:
 
 def layer_names(source: Source) -> list[str]:
     """The module names of the layers that can be quantized, in the order they run."""
-    graph = Graph(source.module, source).program().module().graph
+    graph = Graph(source.module, source).program().module(check_guards=False).graph
     return [layer.name for layer in operators.found(graph) if not layer.why]
 
 

@@ -298,6 +298,12 @@ def one_hot(index: Tensor, classes: int = -1) -> Any:
     return (index.unsqueeze(-1) == torch.arange(classes, dtype=index.dtype)).to(torch.int64)
 
 
+def eye(rows: int, columns: int | None = None, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """A comparison of places: litert-torch leaves an operator of StableHLO, which LiteRT does not run."""
+    places = torch.arange(rows)[:, None] == torch.arange(rows if columns is None else columns)
+    return places.to(dtype or torch.float32)
+
+
 def distances(a: Tensor, b: Tensor, p: float = 2.0, mode: int | None = None) -> Any:
     """cdist as the norm of all differences, which ONNX's exporter has no word for."""
     if p != 2.0:
@@ -335,6 +341,8 @@ TFLITE: Mapping[Any, Rewrite] = {
     aten.sort.default: sorted_by_topk,
     aten.scatter_add.default: scatter_add,
     aten.one_hot.default: one_hot,
+    aten.eye.default: eye,
+    aten.eye.m: eye,
     aten.bucketize.Tensor: bucketize,
 }
 REWRITES: Mapping[str, Mapping[Any, Rewrite]] = {"onnx": ONNX, "openvino": ONNX, "tflite": TFLITE}

@@ -35,7 +35,7 @@ class Asked:
     weights: Path | None = None
     example_inputs: Sequence[Array | torch.Tensor] = ()
     names: Sequence[str] = ()
-    dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    dynamic: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     mean: Sequence[float] = ()

@@ -406,6 +406,7 @@ TABLE: dict[str, tuple[Operator, ...]] = {
         ),
         Operator("masked_fill, where", of(lambda x: torch.where(x > 0, x, x.masked_fill(x < -1, 0.5)))),
         Operator("x[x > 0] (as many as there are)", of(lambda x: x[x > 0]), alone=True, fails={"tflite": COUNTED}),
+        Operator("eye", of(lambda x: x + torch.eye(12, 16) @ torch.eye(16))),
         Operator("one_hot", of(lambda i: F.one_hot(i, 8).float()), ((2, 5),), {0: 8}),
         Operator(
             "arange, meshgrid",

@@ -18,6 +18,7 @@ from edgekit.errors import InputError
 from edgekit.exporters import ExportOptions
 from edgekit.exporters.sources import Source, filled, from_factory, from_module
 from edgekit.opening import open_session
+from edgekit.quantization import QuantizeOptions
 
 FREE = {"image": {2: "height", 3: "width"}}
 TOKENS = np.arange(6).reshape(2, 3)
@@ -296,6 +297,73 @@ def test_errors_of_the_factory_are_its_own(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"raised ModuleNotFoundError: No module named 'no_such_library' .*py:1\)$"):
         from_factory(f"{tmp_path / 'lacking.py'}:build")
     assert "lacking" not in sys.modules
+
+
+def test_names_beside_those_of_parameters_are_refused_where_they_would_move() -> None:
+    class Less(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a - 2 * b
+
+    both = [np.ones((1, 4), np.float32), np.zeros((1, 4), np.float32)]
+    assert from_module(Less(), both, ["b", "a"]).run(both)[0][0, 0] == -2
+    assert (
+        from_module(Less(), both, ["x", "y"]).run(both)[0][0, 0]
+        == from_module(Less(), both, ["a", "y"]).run(both)[0][0, 0]
+        == 1
+    )
+    with pytest.raises(InputError, match="whose forward takes a, b: 'a' would be given as 'b'"):
+        from_module(Less(), both, ["x", "a"])
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_free_batch_may_have_one_in_the_example(format: str, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    options = ExportOptions(formats=(format,))
+    made = edgekit.export(net, tmp_path / "net", [image()], dynamic={"image": {0: "batch"}}, options=options)
+    with open_session(made, format if format == "openvino" else "onnxruntime") as session:
+        for count in (1, 3):
+            x = np.concatenate([image()] * count)
+            truth = net(torch.from_numpy(x)).detach().numpy()
+            np.testing.assert_allclose(session.run({"image": x})["output"], truth, atol=1e-5)
+
+
+class Placed(nn.Module):
+    """A table of places, as position embeddings are, bounds a length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 32, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.table[:, : x.shape[1]]
+
+
+def test_bounds_that_a_network_has_of_itself_are_taken(tmp_path: Path) -> None:
+    net, x, told = Placed(), np.ones((1, 5, 8), np.float32), list[str]()
+    options = ExportOptions(formats=("onnx",), progress=told.append)
+    made = edgekit.export(net, tmp_path / "net", [x], dynamic={"x": {1: "length"}}, options=options)
+    assert any("length is at most 32 in this network" in line for line in told)
+    with open_session(made, "onnxruntime") as session:
+        assert session.run({"x": np.ones((1, 32, 8), np.float32)})["output"].shape == (1, 32, 8)
+
+
+def test_bounds_may_be_given(tmp_path: Path) -> None:
+    x = np.ones((1, 5, 8), np.float32)
+    length = torch.export.Dim("length", min=4, max=32)
+    source = from_module(Placed(), [x], dynamic={"x": {1: length}})
+    assert source.inputs[0].shape == (1, "length", 8) and source.bounds == {"length": (4, 32)}
+    for given in (7, "2 lengths", 2 * length, torch.export.Dim.AUTO):
+        with pytest.raises(InputError, match=r"axis 1 of 'x': expected the name of a free dimension"):
+            from_module(Placed(), [x], dynamic={"x": {1: given}})
+
+
+def test_a_module_trains_on_as_it_did(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
+    net[1].eval()
+    edgekit.export(net, tmp_path / "net", [image()], options=ExportOptions(formats=("onnx",)))
+    assert [m.training for m in net.modules()] == [True, True, False, True]
+    edgekit.quantize(tmp_path / "net", [(image(),)], source=net, options=QuantizeOptions(time_it=False))
+    assert [m.training for m in net.modules()] == [True, True, False, True]
 
 
 def test_an_axis_that_is_not_there_cannot_be_free() -> None:

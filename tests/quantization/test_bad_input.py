@@ -57,6 +57,11 @@ def bundle(fresh: Bundle, tmp_path: Path) -> Bundle:
     return Bundle.open(shutil.copytree(fresh.folder, tmp_path / "net"))
 
 
+class Twice(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return image, image + 1
+
+
 @pytest.fixture
 def source(fresh: Bundle, network: Net) -> Any:
     from edgekit.exporters.sources import from_module
@@ -129,6 +134,15 @@ def test_the_wrong_network(bundle: Bundle, calibration: Arrays) -> None:
     torch.manual_seed(7)
     other = from_module(Net(), [calibration[0][0]])
     refused(bundle, "does not answer as net does", calibration, source=other)
+
+
+def test_a_source_that_is_none(bundle: Bundle, calibration: Arrays) -> None:
+    refused(bundle, "got int for 'model': expected a torch.nn.Module", calibration, kind=InputError, source=3)
+    refused(
+        bundle, "got encoder: net has the components model", calibration, kind=InputError, source={"encoder": Net()}
+    )
+    refused(bundle, "does not take the bundle's inputs", calibration, source=torch.nn.Conv2d(7, 3, 1))
+    refused(bundle, "gives output0, output1: net has output", calibration, source=Twice())
 
 
 def test_names_that_are_none(bundle: Bundle, source: Any, calibration: Arrays) -> None:

@@ -197,3 +197,38 @@ def test_psnr_is_the_papers(data: Path) -> None:
     """Bicubic enlargement of Set5: 33.66 dB at ×2, 28.42 dB at ×4 are the published figures."""
     assert UpscalePsnr.of_photos(data / "set5.zip", 2).bicubic() == pytest.approx(33.66, abs=0.05)
     assert UpscalePsnr.of_photos(data / "set5.zip", 4).bicubic() == pytest.approx(28.42, abs=0.05)
+
+
+class Dictionary(torch.nn.Module):
+    """As people have them: named outputs, None among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        x = self.layer(image)
+        return {"features": x, "mean": x.mean((2, 3)), "loss": None}
+
+
+class Wide(torch.nn.Sequential):
+    """In float64, as a network fitted by other tools may be."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+        self.double()
+
+
+@pytest.mark.parametrize("make", [Dictionary, Wide])
+def test_the_module_that_was_exported_is_a_source(make: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = [(random.random((1, 3, 16, 16), np.float32),) for _ in range(6)]
+    net = make()
+    free = {"image": {0: "batch", 2: "height"}}
+    made = export(net, tmp_path / "net", images[0], dynamic=free, options=ExportOptions(formats=("onnx",)))
+    result = quantize(made, images, source=net, options=ONNX)  # in batches of 1, of which it was not traced
+    (variant,) = (v for v in result.bundle.component().variants if v.precision == "int8")
+    assert variant.parity is not None and variant.parity.snr_db > 25
+    with open_session(result.bundle, "onnxruntime", precision="int8") as session:
+        for shape in ((1, 3, 16, 16), (2, 3, 24, 16)):
+            assert next(iter(session.run({"image": np.ones(shape, np.float32)}).values())).shape[0] == shape[0]
