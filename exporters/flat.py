@@ -96,9 +96,8 @@ def parameters_for(module: nn.Module, count: int, names: Sequence[str]) -> list[
         )
     if count > len(single):
         if not any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
-            raise InputError(
-                f"got {count} example inputs for {type(module).__name__}, whose forward takes {', '.join(single)}"
-            )
+            takes = ", ".join(single) or "no tensor by a name of its own: give forward a parameter for each"
+            raise InputError(f"got {count} example inputs for {type(module).__name__}, whose forward takes {takes}")
         single += [f"input{i}" for i in range(len(single), count)]
     return single[:count]
 

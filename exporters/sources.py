@@ -126,6 +126,8 @@ def from_module(
     Raises:
         InputError: the module does not run on these inputs, or a name is not one of them.
     """
+    if isinstance(example_inputs, (np.ndarray, torch.Tensor)):
+        example_inputs = [example_inputs]  # of a single input
     if isinstance(example_inputs, Mapping):
         names, example_inputs = tuple(example_inputs), tuple(example_inputs.values())
     notes = []
@@ -148,10 +150,10 @@ def from_module(
         if missing := sorted(set(free.get(name, {})) - set(range(array.ndim))):
             axes = ", ".join(map(str, missing))
             raise InputError(f"got free dimensions at axis {axes} of '{name}', whose shape is {array.shape}")
-    described, results = _called(wide.eval(), parameters, arrays, names)
+    described, results = _called(wide.eval(), parameters, arrays, names, notes)
     arrays = [a if a.ndim else a.reshape(1) for a in arrays]
     inputs = tuple(_spec(name, a, free.get(name, {})) for name, a in zip(names, arrays, strict=True))
-    outputs = tuple(_spec(name, r.numpy(), {}) for name, r in results.items())
+    outputs = tuple(_output(name, result) for name, result in results.items())
     if any(isinstance(d, str) for spec in inputs for d in spec.shape):
         outputs = sized(described, inputs, outputs, arrays)
     random = np.random.default_rng(0)
@@ -202,7 +204,11 @@ def _array(example: object, index: int) -> Array:
 
 
 def _called(
-    module: nn.Module, parameters: Sequence[str], arrays: Sequence[Array], names: Sequence[str]
+    module: nn.Module,
+    parameters: Sequence[str],
+    arrays: Sequence[Array],
+    names: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The module, made flat where it is not, and its outputs by name.
 
@@ -219,7 +225,8 @@ def _called(
             for p, a in zip(parameters, arrays, strict=True)
         )
         kind = type(unwrapped(module)).__name__
-        raise InputError(f"{kind} does not run on inputs of {shapes}: {error}") from error
+        told = "".join(f"; {note}" for note in notes)
+        raise InputError(f"{kind} does not run on inputs of {shapes}: {error}{told}") from error
     found = dict(flattened(result))
     if not found:
         kind = type(unwrapped(module)).__name__
@@ -397,6 +404,15 @@ def _spec(name: str, array: Array, free: Mapping[int, str]) -> TensorSpec:
     shape = tuple(free.get(axis, size) for axis, size in enumerate(array.shape))
     image = array.ndim == 4 and array.shape[1] in (1, 3, 4) and array.dtype.kind == "f"
     return TensorSpec(name, dtype_named(array.dtype.name), shape, "NCHW" if image else None)
+
+
+def _output(name: str, result: torch.Tensor) -> TensorSpec:
+    """Raises: InputError: of a dtype that no engine gives."""
+    if result.is_complex():
+        raise InputError(
+            f"the output '{name}' is {result.dtype}, which no engine gives: give torch.view_as_real of it, or its abs"
+        )
+    return _spec(name, result.numpy(), {})
 
 
 def shuffled(array: Array, random: np.random.Generator) -> Array:

@@ -310,6 +310,11 @@ def _read(reference: Any, asked: Asked) -> Prepared:
     if isinstance(reference, Source):
         reference = {"model": reference}
     if isinstance(reference, Mapping):
+        if reference and all(isinstance(value, torch.Tensor) for value in reference.values()):
+            raise InputError(
+                f"got a state dict of {len(reference)} tensors: pass the module that they fill, after "
+                "module.load_state_dict(…)"
+            )
         return Prepared(_components(reference, asked), stated_task(asked))
     what = f"'{reference}'" if isinstance(reference, (str, Path)) else type(reference).__name__
     kinds = []

@@ -366,6 +366,38 @@ def test_a_module_trains_on_as_it_did(tmp_path: Path) -> None:
     assert [m.training for m in net.modules()] == [True, True, False, True]
 
 
+def test_a_single_array_is_the_example_of_a_single_input() -> None:
+    assert from_module(nn.Conv2d(3, 4, 1), image()).inputs[0].shape == (1, 3, 16, 24)
+
+
+def test_what_is_no_source_is_told_what_is_missing(tmp_path: Path) -> None:
+    class Keywords(nn.Module):
+        def forward(self, **given: Tensor) -> Tensor:
+            return given["x"]
+
+    class Doubles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.double())
+
+    with pytest.raises(InputError, match="takes no tensor by a name of its own: give forward a parameter for each"):
+        from_module(Keywords(), [TOKENS])
+    with pytest.raises(InputError, match="does not run on inputs .*; Doubles was converted to float32"):
+        from_module(Doubles(), [np.ones((1, 3), np.float32)])
+    with pytest.raises(InputError, match="the output 'output' is torch.complex64, .* torch.view_as_real"):
+        from_module(Spectrum(), [np.ones((1, 8), np.float32)])
+    with pytest.raises(InputError, match="got a state dict of 2 tensors: pass the module that they fill"):
+        edgekit.export(nn.Linear(3, 2).state_dict(), tmp_path / "net", [np.ones((1, 3), np.float32)])
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x)
+
+
 def test_an_axis_that_is_not_there_cannot_be_free() -> None:
     for axis in (7, -1):
         with pytest.raises(InputError, match=rf"axis {axis} of 'image', whose shape is \(1, 3, 16, 24\)"):
