@@ -63,6 +63,8 @@ def quantize(
     from edgekit.bundle import Bundle
 
     opened = Bundle.open(bundle)  # before PyTorch, which takes seconds
+    if max_drop is not None and validation is None and metric == "auto":
+        raise InputError("--max-drop needs --validation: photos, a text or arrays to measure quality on")
     from edgekit.quantization import QuantizeOptions
     from edgekit.quantization.calibration import named
     from edgekit.quantization.networks import again
@@ -70,8 +72,6 @@ def quantize(
     from edgekit.quantization.speed import expectation
 
     before = opened.hash
-    if max_drop is not None and validation is None and metric == "auto":
-        raise InputError("--max-drop needs --validation: photos, a text or arrays to measure quality on")
     if validation is not None and calibration is not None and validation == Path(calibration):
         _warn(f"'{validation}' both calibrates and measures: the quality on other data may be worse")
     _warn_of(opened, calibration, scheme)
