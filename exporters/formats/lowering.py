@@ -39,7 +39,7 @@ def to_tflite(
     convert, settings = _converter(precision)
     if large and precision == "fp32":
         settings = {**settings, "lightweight_conversion": True}
-    loaded = rewritten(torch.export.load(program), "tflite")
+    loaded = rewritten(torch.export.load(program), "tflite int8" if precision == "int8" else "tflite")
     Path(program).unlink()
     graph, (example, _) = in_four_axes(loaded.module()), loaded.example_inputs
     del loaded

@@ -24,6 +24,8 @@ Rewrite = Callable[..., Any]
 def rewritten(program: torch.export.ExportedProgram, format: str) -> torch.export.ExportedProgram:
     """The program in words that the converter of a format understands; the same one where nothing is to be said.
 
+    `format` may name a precision as well, "tflite int8".
+
     Free dimensions, names of modules and source lines are kept.
     """
     table = REWRITES[format]
@@ -298,6 +300,11 @@ def one_hot(index: Tensor, classes: int = -1) -> Any:
     return (index.unsqueeze(-1) == torch.arange(classes, dtype=index.dtype)).to(torch.int64)
 
 
+def hard_swish(x: Tensor) -> Tensor:
+    """In words of which LiteRT's converter makes no int8 operator between int8 layers: XNNPACK has none, and breaks off there."""
+    return x * (x / 6 + 0.5).clamp(0, 1)
+
+
 def eye(rows: int, columns: int | None = None, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     """A comparison of places: litert-torch leaves an operator of StableHLO, which LiteRT does not run."""
     places = torch.arange(rows)[:, None] == torch.arange(rows if columns is None else columns)
@@ -345,4 +352,10 @@ TFLITE: Mapping[Any, Rewrite] = {
     aten.eye.m: eye,
     aten.bucketize.Tensor: bucketize,
 }
-REWRITES: Mapping[str, Mapping[Any, Rewrite]] = {"onnx": ONNX, "openvino": ONNX, "tflite": TFLITE}
+TFLITE_INT8: Mapping[Any, Rewrite] = {**TFLITE, aten.hardswish.default: hard_swish}
+REWRITES: Mapping[str, Mapping[Any, Rewrite]] = {
+    "onnx": ONNX,
+    "openvino": ONNX,
+    "tflite": TFLITE,
+    "tflite int8": TFLITE_INT8,
+}

@@ -232,3 +232,16 @@ def test_the_module_that_was_exported_is_a_source(make: Any, tmp_path: Path) -> 
     with open_session(result.bundle, "onnxruntime", precision="int8") as session:
         for shape in ((1, 3, 16, 16), (2, 3, 24, 16)):
             assert next(iter(session.run({"image": np.ones(shape, np.float32)}).values())).shape[0] == shape[0]
+
+
+def test_a_hard_swish_between_int8_layers_stays_float_in_tflite(tmp_path: Path) -> None:
+    layers = (torch.nn.Conv2d(3, 16, 3), torch.nn.Hardswish(), torch.nn.Conv2d(16, 16, 3), torch.nn.Hardswish(True))
+    net = torch.nn.Sequential(*layers, torch.nn.Conv2d(16, 4, 3))
+    images = [(np.random.default_rng(i).random((1, 3, 24, 24), np.float32),) for i in range(4)]
+    made = export(net, tmp_path / "net", images[0], options=ExportOptions(formats=("tflite",)))
+    result = quantize(made, images, source=net, options=QuantizeOptions(formats=["tflite"], correct=[]))
+    with open_session(result.bundle, "litert", precision="int8") as session:
+        placement = session.placement()
+    assert placement.precision == "int8" and not any("HARD_SWISH" in name for name in placement.operators)
+    (variant,) = (v for v in result.bundle.component().variants if v.precision == "int8")
+    assert variant.parity is not None and variant.parity.snr_db > 30
