@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._dynamo.exc import UserError
 
 from edgekit.errors import ExportError
@@ -21,8 +21,11 @@ from edgekit.manifest import Precision
 from edgekit.tensors import Array, TensorSpec
 
 TIMEOUT_S = 900.0
-# What torch.export suggests: "height = 4*_height", "length = Dim('length', max=128)"
+aten = torch.ops.aten
+RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
+# What torch.export suggests: "height = 4*_height", "length = Dim('length', max=128)", "time = 64"
 MULTIPLE = re.compile(r"^\s*(\w+) = (\d+)\*_\w+", re.MULTILINE)
+CONSTANT = re.compile(r"^\s*(\w+) = \d+$", re.MULTILINE)
 BOUNDED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)", re.MULTILINE)
 
 
@@ -68,6 +71,14 @@ class Graph:
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
+    def untraced(self) -> set[str]:
+        """Free dimensions that torch.export makes constants of, as it does of the steps of recurrent layers, whose
+        operators take any number: what comes of that is compared at other sizes.
+        """
+        found: set[str] = self.memo.setdefault("untraced", set())
+        return found
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return self.source.inputs
 
@@ -99,11 +110,13 @@ class Graph:
                 tensors = self._tensors({**self._traced(names), **sizes})
                 return torch.export.export(self.module, tensors, dynamic_shapes=self._nested(free))
             except UserError as error:
-                asked = {name: dimension.suggested(name, str(error)) for name, dimension in free.items()}
+                steps = set(CONSTANT.findall(str(error))) & set(free) if recurrent(self.module) else set()
+                asked = {n: d.suggested(n, str(error)) for n, d in free.items() if n not in steps}
                 if asked == free:
                     raise
-                for name in (n for n in names if asked[n].high < free[n].high):
+                for name in (n for n in asked if asked[n].high < free[n].high):
                     self.progress(f"{name} is at most {asked[name].high} in this network …")
+                self.untraced.update(steps)
                 free = asked
 
     def _traced(self, names: Iterable[str]) -> dict[str, int]:
@@ -137,6 +150,13 @@ class Graph:
             {axis: dims[d] for axis, d in enumerate(spec.shape) if isinstance(d, str) and d in dims}
             for spec in self.inputs
         )
+
+
+def recurrent(module: nn.Module) -> bool:
+    """Whether a module, or a traced graph, has recurrent layers as one operator."""
+    graphs = (m.graph for m in module.modules() if isinstance(m, fx.GraphModule))
+    traced = any(node.target in RECURRENT for graph in graphs for node in graph.nodes)
+    return traced or any(isinstance(m, nn.RNNBase) for m in module.modules())
 
 
 @dataclass(frozen=True)

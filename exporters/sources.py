@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgekitError, InputError
 from edgekit.exporters.flat import Flat, call, flattened, in_float32, is_flat, parameters_for
 from edgekit.exporters.proof.places import first_line, raised_at, unwrapped
-from edgekit.exporters.sizing import fitted, sized
+from edgekit.exporters.sizing import STEPS, fitted, sized
 from edgekit.runtimes.torch_ import TorchSession, load_module
 from edgekit.tensors import Array, TensorSpec, dtype_named
 
@@ -73,6 +73,16 @@ class Source:
             for dimension, size in zip(spec.shape, array.shape, strict=True)
             if isinstance(dimension, str)
         }
+
+    def at_others(self, names: Collection[str]) -> tuple[dict[str, int], tuple[Array, ...], list[Array]] | None:
+        """Other sizes of these free dimensions that PyTorch takes, the first probe at them and its answer."""
+        for step in STEPS:
+            sizes = {n: size + step * (n in names) for n, size in self.first_sizes.items()}
+            try:
+                return sizes, (probe := self.fitted_probes(sizes)[0]), self.run(probe)
+            except Exception:  # a size that this network does not take
+                continue
+        return None
 
     def fitted_probes(self, sizes: Mapping[str, int]) -> list[tuple[Array, ...]]:
         """The probes cropped, repeated, or filled up to the shapes that `sizes` fixes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.errors import ParityError
+from edgekit.errors import EdgekitError, ParityError
 from edgekit.exporters import shelf
 from edgekit.exporters.graphs import Graph
 from edgekit.manifest import Parity, Variant
@@ -64,6 +64,8 @@ def compared(variant: Variant, graph: Graph, stage: Path, tolerance: float) -> V
     measured, by_output = measure_parity(
         stage / variant.path, described, source.inputs, source.outputs, probes, expected
     )
+    if graph.untraced and not variant.sizes:
+        _require_others(stage / variant.path, described, graph, tolerance)
     if measured.note:
         graph.progress(f"{variant}: {measured.note} …")
     what = f"{variant} of component '{graph.component}'"
@@ -75,6 +77,32 @@ def compared(variant: Variant, graph: Graph, stage: Path, tolerance: float) -> V
     except ParityError as error:
         raise diagnosis.departed(error, variant, graph, tolerance) from error
     return msgspec.structs.replace(variant, parity=measured)
+
+
+def _require_others(path: Path, variant: Variant, graph: Graph, tolerance: float) -> None:
+    """Refuse a file of which free dimensions were traced as constants, unless it answers at other sizes as well.
+
+    Raises:
+        ParityError.
+    """
+    source, names = graph.source, ", ".join(sorted(graph.untraced))
+    if (found := source.at_others(graph.untraced)) is None:
+        raise ParityError(
+            f"{variant}: {names} could not be tried at other sizes, and PyTorch traces it as a constant: fix it"
+        )
+    sizes, probe, truth = found
+    told = f"{variant} of component '{graph.component}' with {', '.join(f'{n} {s}' for n, s in sizes.items())}"
+    remedy = f"PyTorch traces {names} as a constant: fix it"
+    try:
+        parity, by_output = measure_parity(path, variant, source.inputs, source.outputs, [probe], [truth])
+        if graph.precision == "fp32":
+            require(parity, by_output, tolerance, told)
+        else:
+            require_some(parity, told)
+    except ParityError as error:
+        raise ParityError(f"{error}; {remedy}") from error
+    except EdgekitError as error:  # of the engine
+        raise ParityError(f"{told}: {error}; {remedy}") from error
 
 
 def require(parity: Parity, by_output: Mapping[str, Difference], tolerance: float, what: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import edgekit
-from edgekit.errors import InputError
+from edgekit.errors import ExportError, InputError
 from edgekit.exporters import ExportOptions
 from edgekit.exporters.sources import Source, filled, from_factory, from_module
 from edgekit.opening import open_session
@@ -345,6 +345,44 @@ def test_bounds_that_a_network_has_of_itself_are_taken(tmp_path: Path) -> None:
     assert any("length is at most 32 in this network" in line for line in told)
     with open_session(made, "onnxruntime") as session:
         assert session.run({"x": np.ones((1, 32, 8), np.float32)})["output"].shape == (1, 32, 8)
+
+
+class Spotter(nn.Module):
+    """Steps of sound, forwards and backwards."""
+
+    def __init__(self, kind: type[nn.RNNBase], reshaped: bool = False) -> None:
+        super().__init__()
+        self.steps = kind(6, 8, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(16, 3)
+        self.reshaped = reshaped
+
+    def forward(self, frames: Tensor) -> Tensor:
+        steps: Tensor = self.steps(frames)[0]
+        if self.reshaped:  # into as many steps as there were in the example
+            steps = steps + torch.zeros(frames.shape[1], 1)[: int(frames.shape[1])]
+        return self.head(steps.mean(1))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_take_any_number_of_steps(kind: type[nn.RNNBase], tmp_path: Path) -> None:
+    net, frames = Spotter(kind), np.random.default_rng(0).random((1, 12, 6), np.float32)
+    free, options = {"frames": {0: "batch", 1: "time"}}, ExportOptions(formats=("onnx", "openvino"))
+    made = edgekit.export(net, tmp_path / "net", [frames], dynamic=free, options=options)
+    for engine in ("onnxruntime", "openvino"):
+        with open_session(made, engine) as session:
+            for count, steps in ((1, 1), (3, 7), (2, 40)):
+                x = np.random.default_rng(1).random((count, steps, 6), np.float32)
+                truth = net.eval()(torch.from_numpy(x)).detach().numpy()
+                np.testing.assert_allclose(session.run({"frames": x})["output"], truth, atol=1e-5)
+
+
+def test_steps_that_a_network_makes_a_constant_of_are_refused(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).random((1, 12, 6), np.float32)
+    options = ExportOptions(formats=("onnx",))
+    with pytest.raises(ExportError, match=r"time 13: .*PyTorch traces time as a constant: fix it"):
+        edgekit.export(
+            Spotter(nn.LSTM, True), tmp_path / "net", [frames], dynamic={"frames": {1: "time"}}, options=options
+        )
 
 
 def test_bounds_may_be_given(tmp_path: Path) -> None:
