@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -168,6 +169,7 @@ def from_module(
         outputs = sized(described, inputs, outputs, arrays)
     random = np.random.default_rng(0)
     probes = [tuple(arrays), *(tuple(shuffled(a, random) for a in arrays) for _ in range(2))]
+    outputs = _counted(described, outputs, probes[1])
     return Source(described, inputs, outputs, tuple(probes), bounds=bounds, notes=tuple(notes))
 
 
@@ -414,6 +416,27 @@ def _spec(name: str, array: Array, free: Mapping[int, str]) -> TensorSpec:
     shape = tuple(free.get(axis, size) for axis, size in enumerate(array.shape))
     image = array.ndim == 4 and array.shape[1] in (1, 3, 4) and array.dtype.kind == "f"
     return TensorSpec(name, dtype_named(array.dtype.name), shape, "NCHW" if image else None)
+
+
+def _counted(module: nn.Module, outputs: tuple[TensorSpec, ...], probe: Sequence[Array]) -> tuple[TensorSpec, ...]:
+    """The outputs with a name for each size that is another where values lie at other places, as a count of boxes is."""
+    try:
+        with torch.inference_mode():
+            found = [t.shape for _, t in flattened(module(*(torch.from_numpy(a.copy()) for a in probe)))]
+    except Exception:  # values that this network does not take there
+        return outputs
+    if [len(shape) for shape in found] != [len(spec.shape) for spec in outputs]:
+        return outputs
+    return tuple(
+        msgspec.structs.replace(
+            spec,
+            shape=tuple(
+                f"{spec.name}_{axis}" if isinstance(size, int) and size != other else size
+                for axis, (size, other) in enumerate(zip(spec.shape, shape, strict=True))
+            ),
+        )
+        for spec, shape in zip(outputs, found, strict=True)
+    )
 
 
 def _output(name: str, result: torch.Tensor) -> TensorSpec:

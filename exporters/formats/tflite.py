@@ -31,10 +31,13 @@ class TfliteExporter(Exporter):
     fixed = True
 
     def convert(self, graph: Graph, sizes: Mapping[str, int], folder: Path, stem: str) -> Written:
-        inputs, outputs = (tuple(_at_border(s.bound(sizes)) for s in specs) for specs in (graph.inputs, graph.outputs))
+        inputs, given = (tuple(s.bound(sizes) for s in specs) for specs in (graph.inputs, graph.outputs))
         free = sorted({str(d) for s in inputs for d in s.shape if isinstance(d, str)})
         if free:
             raise ExportError(f"tflite: the dimensions {', '.join(free)} are free: name their sizes (--bucket)")
+        if any(isinstance(d, str) for s in given for d in s.shape):  # such as a count that follows two sides
+            shapes = [answer.shape for answer in graph.source.answers(sizes)[0]]
+            given = tuple(msgspec.structs.replace(s, shape=n) for s, n in zip(given, shapes, strict=True))
         if find_spec("litert_torch") is None:
             raise NotInstalled.named("tflite export", "litert-torch", "export")
         name = f"{stem}.tflite"
@@ -44,7 +47,7 @@ class TfliteExporter(Exporter):
                 torch.export.save(capture(graph, sizes), program)
             self._lower(graph, program, folder / name)
         mended(folder / name)
-        return Written((name,), inputs, outputs)
+        return Written((name,), tuple(map(_at_border, inputs)), tuple(map(_at_border, given)))
 
     def _lower(self, graph: Graph, program: Path, target: Path) -> None:
         """Have the child convert the file.

@@ -147,6 +147,23 @@ def test_a_size_of_two_dimensions_has_a_name_of_its_own() -> None:
     assert from_module(nn.Flatten(2), [image()], dynamic=FREE).outputs[0].shape == (1, 3, "output_2")
 
 
+def test_a_size_that_follows_the_values_has_a_name_of_its_own() -> None:
+    class Positive(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x[:, 0][x[:, 0] > 0.5], x + 1
+
+    first, second = from_module(Positive(), [np.random.default_rng(0).random((9, 7), np.float32)]).outputs
+    assert first.shape == ("output0_0",) and second.shape == (9, 7)
+
+
+def test_tflite_states_every_size(tmp_path: Path) -> None:
+    options = ExportOptions(formats=("tflite",), buckets=[{"height": 8, "width": 12}])
+    made = edgekit.export(nn.Flatten(2), tmp_path / "net", [image()], dynamic=FREE, options=options)
+    assert made.component().outputs[0].shape == (1, 3, "output_2")
+    with open_session(made, "litert") as session:
+        assert session.outputs[0].shape == (1, 3, 96)
+
+
 def test_examples_may_be_views_and_want_gradients() -> None:
     example = torch.rand(1, 4, 6, 3, requires_grad=True).permute(0, 3, 1, 2)
     source = from_module(nn.Conv2d(3, 4, 1), [example])
