@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -30,8 +30,6 @@ from edgekit.quantization.networks import again, carries_network, described, req
 from edgekit.quantization.schemes.scheme import Calibration, Layer, Scheme
 from edgekit.quantization.search import Attempt, Limits, Plan, best, search
 from edgekit.quantization.trial import Trials, Work
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,14 +107,16 @@ def quantize(
         max_drop: the most that a variant may lose, in the metric's unit. While it loses more, the layers that err most
             are returned to float.
         source: the PyTorch module that was exported, or what names it ("file.py:factory"), where the bundle does not
-            carry a zoo network's weights; by component where there are several. Without one, int8 is made from the converted files by their formats' own tools.
+            carry a zoo network's weights; by component where there are several. Without one, int8 is made from the
+            converted files by their formats' own tools.
         out: the folder to write; None puts the bundle with its new files in its own place.
 
     Returns:
         The best that was found. `met` is False where the drop stayed above `max_drop`: it is kept all the same.
 
     Raises:
-        BundleError. InputError: a `source` that is no module, or of other components. QuantizationError: no calibration data, nothing to quantize, or no file that is worth keeping.
+        BundleError. InputError: a `source` that is no module, or of other components.
+        QuantizationError: no calibration data, nothing to quantize, or no file that is worth keeping.
         ExportError: a format could not be written; what could is, and is the error's `bundle`.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -255,21 +255,22 @@ def _inputs(bundle: Bundle, given: object, scheme: str) -> dict[str, Calibration
         return {}
     by_name = named(bundle, given) if isinstance(given, (str, Path)) else given
     names = tuple(bundle.manifest.components)
-    inputs: Mapping[str, Calibration] = _by_component(by_name, names, "calibration")  # type: ignore[arg-type]
+    inputs = _by_component(by_name, names)
     return {name: checked(list(arrays), bundle.component(name).inputs) for name, arrays in inputs.items()}
 
 
-def _by_component(given: T | Mapping[str, T], names: Sequence[str], what: str) -> Mapping[str, T]:
-    """What is given for each component; a single component needs no name.
+def _by_component(given: Any, names: Sequence[str]) -> Mapping[str, Calibration]:
+    """The calibration that is given for each component; a single component needs no name.
 
     Raises:
         QuantizationError: a component got none.
     """
-    if not isinstance(given, Mapping):
-        given = {names[0]: given} if len(names) == 1 else {}
-    if set(given) != set(names):
-        raise QuantizationError(f"got {what} for {sorted(given) or 'no component by name'}: expected {list(names)}")
-    return given
+    alone = {names[0]: given} if len(names) == 1 else {}
+    found: Mapping[str, Calibration] = given if isinstance(given, Mapping) else alone
+    if set(found) != set(names):
+        have = sorted(found) or "no component by name"
+        raise QuantizationError(f"got calibration for {have}: expected {list(names)}")
+    return found
 
 
 def _formats(bundle: Bundle, options: QuantizeOptions) -> tuple[str, ...]:

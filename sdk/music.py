@@ -12,6 +12,7 @@ from edgekit.notation import MAX_BARS, SEMITONES, Bar, Note, Reader
 from edgekit.sound import Sound
 
 MAX_CHARACTERS = 100_000
+MOST_TOKENS = 3_000  # that a model writes of one tune
 THIRDS = {"m": 3, "min": 3, "dim": 3}
 
 

@@ -64,18 +64,15 @@ def compared(variant: Variant, graph: Graph, stage: Path, tolerance: float) -> V
     measured, by_output = measure_parity(
         stage / variant.path, described, source.inputs, source.outputs, probes, expected
     )
-    if graph.untraced and not variant.sizes:
-        _require_others(stage / variant.path, described, graph, tolerance)
     if measured.note:
         graph.progress(f"{variant}: {measured.note} …")
     what = f"{variant} of component '{graph.component}'"
     try:
-        if graph.precision == "fp32":
-            require(measured, by_output, tolerance, what)
-        else:
-            require_some(measured, what)
+        _require(measured, by_output, graph, tolerance, what)
     except ParityError as error:
         raise diagnosis.departed(error, variant, graph, tolerance) from error
+    if graph.untraced and not variant.sizes:
+        _require_others(stage / variant.path, described, graph, tolerance)
     return msgspec.structs.replace(variant, parity=measured)
 
 
@@ -86,23 +83,30 @@ def _require_others(path: Path, variant: Variant, graph: Graph, tolerance: float
         ParityError.
     """
     source, names = graph.source, ", ".join(sorted(graph.untraced))
+    remedy = f"PyTorch traces {names} as a constant: fix it"
     if (found := source.at_others(graph.untraced)) is None:
-        raise ParityError(
-            f"{variant}: {names} could not be tried at other sizes, and PyTorch traces it as a constant: fix it"
-        )
+        raise ParityError(f"{variant}: {names} could not be tried at other sizes; {remedy}")
     sizes, probe, truth = found
     told = f"{variant} of component '{graph.component}' with {', '.join(f'{n} {s}' for n, s in sizes.items())}"
-    remedy = f"PyTorch traces {names} as a constant: fix it"
     try:
         parity, by_output = measure_parity(path, variant, source.inputs, source.outputs, [probe], [truth])
-        if graph.precision == "fp32":
-            require(parity, by_output, tolerance, told)
-        else:
-            require_some(parity, told)
+        _require(parity, by_output, graph, tolerance, told)
     except ParityError as error:
         raise ParityError(f"{error}; {remedy}") from error
     except EdgekitError as error:  # of the engine
         raise ParityError(f"{told}: {error}; {remedy}") from error
+
+
+def _require(parity: Parity, by_output: Mapping[str, Difference], graph: Graph, tolerance: float, what: str) -> None:
+    """What is required of a file in its precision.
+
+    Raises:
+        ParityError.
+    """
+    if graph.precision == "fp32":
+        require(parity, by_output, tolerance, what)
+    else:
+        require_some(parity, what)
 
 
 def require(parity: Parity, by_output: Mapping[str, Difference], tolerance: float, what: str) -> None:

@@ -317,6 +317,8 @@ def _arranged(pictures: list[Any]) -> Any:
 
 def _write(work: Work) -> None:
     """Write on from a prompt, character by character as they come; Ctrl-C keeps what there is."""
+    from edgekit.music import MOST_TOKENS
+
     tunes = work.bundle.manifest.task.settings.get("view") == "abc"
     if tunes and work.out is not None:
         _compose(work)
@@ -328,12 +330,13 @@ def _write(work: Work) -> None:
                 f"cannot write '{work.out}': text is written to one of the endings {' '.join(TEXT_SUFFIXES)}"
             )
     pieces: list[str] = []
+    most = MOST_TOKENS if tunes else 400
     prompt = _unescaped(work.given or "")
     if "stop" in work.options:
         work.options["stop"] = [_unescaped(string) for string in work.options["stop"]]
     with work.open() as write, work.timed():
         try:
-            for piece in write.stream(prompt, **({"max_tokens": 3_000 if tunes else 400} | work.options)):
+            for piece in write.stream(prompt, **({"max_tokens": most} | work.options)):
                 if not work.as_json and work.out is None:
                     click.echo(piece if pieces else prompt + piece, nl=False)
                 pieces.append(piece)

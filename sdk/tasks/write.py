@@ -194,7 +194,7 @@ class TextGenerator(Task):
             )
         seeds = np.random.SeedSequence(seed).generate_state(attempts)
         for drawn in seeds:
-            abc = prompt + self.generate(prompt, 3_000, temperature=temperature, seed=int(drawn))
+            abc = prompt + self.generate(prompt, music.MOST_TOKENS, temperature=temperature, seed=int(drawn))
             if music.adds_up(abc):
                 return music.parse(abc)
         raise EngineError(
